@@ -1,0 +1,286 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { setImmediate } from 'node:timers/promises'
+import type { Config } from '../config.ts'
+import { WebtaskError } from '../errors.ts'
+import { encodeInvocation, INVOCATION_HEADER } from '../protocol/invocation.ts'
+import type { WorkerEnd } from '../protocol/messages.ts'
+import { SandboxLost, WebtaskRefused } from '../sandbox/loads.ts'
+import type { Lease, Pool } from '../sandbox/pool.ts'
+import type { EndCause } from '../sandbox/sandbox.ts'
+import { WorkerGone, type WorkerConnection, type WorkerLink } from '../sandbox/worker-link.ts'
+import { allowOrigin } from './cors.ts'
+import { ConnectionRetired, forward, type Forwarded } from './forward.ts'
+import { requestHeaders } from './headers.ts'
+import type { Invocations } from './invocations.ts'
+import { refusedProblem, sendProblem, toProblem } from './problem.ts'
+import { parseRunPath, withoutKey, type RunPath } from './run-path.ts'
+import type { Target } from './target.ts'
+
+export interface InvokeOptions {
+  readonly config: Config
+  readonly pool: Pool
+  readonly targets: (incoming: IncomingMessage, path: RunPath) => Promise<Target>
+  readonly invocations: Invocations
+}
+
+/** Requests that were running beside one that timed out may finish within this (ms). */
+const TIMEOUT_GRACE_MS = 1_000
+/** How long a broken request waits to learn why: the engine tells of a killed container a moment later (ms). */
+const CAUSE_WAIT_MS = 1_500
+/** A request that reached nobody tries another worker this often. */
+const ATTEMPTS = 3
+
+/** The first of these that is known in time. */
+async function within<T>(...words: readonly Promise<T>[]): Promise<T | undefined> {
+  const silence = Promise.withResolvers<undefined>()
+  const timer = setTimeout(silence.resolve, CAUSE_WAIT_MS, undefined)
+  try {
+    return await Promise.race([...words, silence.promise])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+const BAD_RESPONSE_CODES: ReadonlySet<string> = new Set([
+  'UND_ERR_HEADERS_OVERFLOW',
+  'UND_ERR_RES_CONTENT_LENGTH_MISMATCH',
+  'ERR_INVALID_CHAR',
+  // What undici's parser lets through and undici then does not believe: a status of 099.
+  'ERR_ASSERTION',
+])
+/** undici gives these only a message: an answer of 100, or an upgrade that nobody asked for. */
+const BAD_RESPONSE_MESSAGES: ReadonlySet<string> = new Set(['bad response', 'bad upgrade'])
+
+function isBadResponse(error: Error & { code?: string }): boolean {
+  return (
+    error.name === 'HTTPParserError' ||
+    error.code?.startsWith('HPE_') === true ||
+    BAD_RESPONSE_CODES.has(error.code ?? '') ||
+    BAD_RESPONSE_MESSAGES.has(error.message)
+  )
+}
+
+/** What the caller of a request hears whose worker or sandbox ended under it. */
+function endedError(end: Exclude<WorkerEnd, 'memory'> | 'heap' | EndCause | undefined, config: Config): WebtaskError {
+  switch (end) {
+    case 'heap':
+      return new WebtaskError('memory_limit', `The webtask ran over its memory limit (heap ${config.WEBTASK_WORKER_HEAP_MIB} MiB) and was stopped`)
+    case 'memory':
+      return new WebtaskError(
+        'memory_limit',
+        `The tenant's sandbox ran over its memory limit (${config.WEBTASK_SANDBOX_MEMORY_MIB} MiB) and was stopped; another of the tenant's webtasks may be the cause`,
+      )
+    case 'ended':
+    case 'timeout':
+      return new WebtaskError(
+        'invocation_timeout',
+        'The webtask was stopped because another of its requests ran out of time or failed outside a request',
+      )
+    case 'platform':
+    case 'evicted':
+    case 'idle':
+      return new WebtaskError('unavailable', 'The sandbox was removed while the request ran', { retryAfterSeconds: 1 })
+    case 'exit':
+      return new WebtaskError('sandbox_crashed', 'The webtask ended its process while answering')
+    case 'crash':
+    case 'error':
+    case 'unstarted':
+    case undefined:
+      return new WebtaskError('sandbox_crashed', 'The webtask broke its connection while answering')
+  }
+}
+
+const NOTHING: ReadonlySet<string> = new Set()
+/** The scheme of the caller's URL as a proxy before us tells it; anything else would end up in the URLs that code builds. */
+function forwardedProto({ headers }: IncomingMessage): 'http' | 'https' {
+  const told = headers['x-forwarded-proto']
+  return told !== undefined && /^https\b/i.test(String(told)) ? 'https' : 'http'
+}
+
+const OUR_CREDENTIALS: ReadonlySet<string> = new Set(['authorization'])
+const OUR_BODY: ReadonlySet<string> = new Set(['authorization', 'content-length', 'content-type', 'content-encoding'])
+
+/** What the worker was not loaded with, and not told before on this connection. */
+function tokenFor(connection: WorkerConnection, token: string | null): { token?: string; sameToken?: true } {
+  if (token === null) return {}
+  if (token === connection.lastToken) return { sameToken: true }
+  connection.lastToken = token
+  return { token }
+}
+
+/** Runs one webtask request: from the raw request to the end of the answer. Never throws; every failure is an answer. */
+export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage, outgoing: ServerResponse, requestId: string) => Promise<void> {
+  const { config, pool, targets, invocations } = options
+
+  function headersFor(
+    incoming: IncomingMessage,
+    about: { target: Target; path: RunPath; requestId: string; connection: WorkerConnection },
+  ): string[] {
+    const { target, path, connection } = about
+    const headers = requestHeaders(incoming.rawHeaders, target.bodyIsCode ? OUR_BODY : target.credentialsAreOurs ? OUR_CREDENTIALS : NOTHING)
+    const { parseBody, mergeBody } = path.query
+    headers.push(
+      INVOCATION_HEADER,
+      encodeInvocation({
+        id: about.requestId,
+        base: path.base,
+        format: 1,
+        ...tokenFor(connection, path.name === undefined ? target.token : null),
+        ...(parseBody === undefined ? {} : { parseBody }),
+        ...(mergeBody === undefined ? {} : { mergeBody }),
+      }),
+    )
+    headers.push('x-forwarded-proto', forwardedProto(incoming))
+    return headers
+  }
+
+  /** Why a request that had reached its worker got no answer. */
+  async function causeOf(broken: Extract<Forwarded, { kind: 'broken' }>, lease: Lease, worker: WorkerLink): Promise<WebtaskError> {
+    if (isBadResponse(broken.error))
+      return new WebtaskError(
+        'response_invalid',
+        `The webtask sent a response that is not valid HTTP or whose headers are over ${config.WEBTASK_RESPONSE_HEADER_BYTES} bytes`,
+        {
+          cause: broken.error,
+        },
+      )
+    const end = await within(
+      worker.gone.then((how) => (how === 'memory' ? 'heap' : (how ?? lease.link.ended))),
+      lease.link.ended,
+    )
+    return endedError(end, config)
+  }
+
+  return async (incoming, outgoing, requestId) => {
+    const record = invocations.begin(requestId)
+    let leaving: AbortController | undefined
+    /** A signal of the caller's leaving, made only when something has to wait. */
+    const left = () => {
+      if (leaving === undefined) {
+        leaving = new AbortController()
+        const abort = () => {
+          if (!outgoing.writableEnded) leaving!.abort(new WebtaskError('bad_request', 'The caller left'))
+        }
+        if (outgoing.destroyed) abort()
+        else outgoing.once('close', abort)
+      }
+      return leaving.signal
+    }
+    try {
+      const path = parseRunPath(incoming.url ?? '/')
+      record.tenant = path.tenant
+      record.name = path.name
+      const target = await targets(incoming, path)
+      record.mark('auth')
+      for (let attempt = 1; ; attempt += 1) {
+        const acquired = pool.acquire(path.tenant, left)
+        using lease = acquired instanceof Promise ? await acquired : acquired
+        record.mark('acquire')
+        const result = await attemptOn(lease, { incoming, outgoing, requestId, path, target, left, record })
+        if (result === 'finished') return
+        if (attempt < ATTEMPTS) {
+          // A worker that shrinks hangs up on many at once: first let the others of them be noticed.
+          await setImmediate()
+          continue
+        }
+        // No worker retires that often: it is the code that says so.
+        if (result instanceof ConnectionRetired)
+          throw new WebtaskError('response_invalid', 'The webtask kept refusing its connections', { cause: result })
+        throw new WebtaskError('unavailable', 'The sandbox kept losing its connections', { retryAfterSeconds: 1, cause: result })
+      }
+    } catch (error) {
+      record.fail(error)
+      const problem = error instanceof WebtaskRefused ? refusedProblem(error.failure, requestId) : toProblem(error, requestId)
+      const { origin } = incoming.headers
+      sendProblem(outgoing, origin === undefined ? problem : { ...problem, headers: { ...problem.headers, ...allowOrigin(origin) } })
+    } finally {
+      record.end(outgoing.statusCode)
+    }
+  }
+
+  /** One try: 'finished', or the error that kept the request from reaching any worker. Throws what the caller must hear. */
+  async function attemptOn(
+    lease: Lease,
+    request: {
+      incoming: IncomingMessage
+      outgoing: ServerResponse
+      requestId: string
+      path: RunPath
+      target: Target
+      left: () => AbortSignal
+      record: ReturnType<Invocations['begin']>
+    },
+  ): Promise<'finished' | Error> {
+    const { incoming, outgoing, path, target, record } = request
+    let worker: WorkerLink
+    let connection: WorkerConnection
+    try {
+      worker = lease.link.worker(target.key) ?? (await lease.link.load(target.key, await target.source()))
+      record.mark('load')
+      const connecting = worker.connect(() => AbortSignal.any([request.left(), AbortSignal.timeout(config.WEBTASK_INVOCATION_MS)]))
+      connection = connecting instanceof Promise ? await connecting : connecting
+    } catch (error) {
+      if (error instanceof WorkerGone) return error
+      if (error instanceof SandboxLost) {
+        const end = await within(lease.link.ended)
+        // Loading this very code may be what killed it: then another sandbox would only die too.
+        if (end === 'memory' || end === 'crash' || end === 'timeout') throw endedError(end, config)
+        return error
+      }
+      if ((error as Error).name === 'TimeoutError')
+        throw new WebtaskError('invocation_timeout', `The webtask was busy with other requests for ${config.WEBTASK_INVOCATION_MS} ms`)
+      throw error
+    }
+    const { headers: sent } = incoming
+    const { origin } = sent
+    const hasBody = !target.bodyIsCode && (sent['transfer-encoding'] !== undefined || (sent['content-length'] ?? '0') !== '0')
+    using running = invocations.running(request.requestId, { tenant: path.tenant, worker: target.key, token: target.token })
+    void running
+    const result = await forward({
+      connection,
+      incoming,
+      outgoing,
+      method: incoming.method ?? 'GET',
+      path: target.credentialsAreOurs ? withoutKey(incoming.url ?? '/') : (incoming.url ?? '/'),
+      headers: headersFor(incoming, { target, path, requestId: request.requestId, connection }),
+      hasBody,
+      bodyMaxBytes: config.WEBTASK_BODY_BYTES,
+      responseMaxBytes: config.WEBTASK_RESPONSE_BYTES,
+      idleMs: config.WEBTASK_INVOCATION_MS,
+      totalMs: config.WEBTASK_STREAM_MS,
+      extraHeaders: (allowsOrigin) =>
+        origin === undefined || allowsOrigin
+          ? ['x-request-id', request.requestId]
+          : ['x-request-id', request.requestId, ...Object.entries(allowOrigin(origin)).flat()],
+    })
+    record.bytes(result.bytesIn, result.bytesOut)
+    switch (result.kind) {
+      case 'done':
+        record.outcome(result.outcome)
+        return 'finished'
+      case 'left':
+        record.outcome('left')
+        return 'finished'
+      case 'body_too_large':
+        throw new WebtaskError('body_too_large', `Request body size exceeds ${config.WEBTASK_BODY_BYTES} bytes`)
+      case 'response_too_large':
+        throw new WebtaskError('response_too_large', `The webtask answered with more than ${config.WEBTASK_RESPONSE_BYTES} bytes`)
+      case 'stalled':
+        lease.link.endWorker(worker, TIMEOUT_GRACE_MS)
+        throw new WebtaskError('invocation_timeout', `The webtask made no progress for ${config.WEBTASK_INVOCATION_MS} ms; it was stopped`)
+      case 'too_long':
+        lease.link.endWorker(worker, TIMEOUT_GRACE_MS)
+        throw new WebtaskError('invocation_timeout', `The webtask streamed for ${config.WEBTASK_STREAM_MS} ms, the most it may; it was stopped`)
+      case 'unsendable':
+        throw new WebtaskError('bad_request', `The request cannot be passed on: ${result.error.message}`)
+      case 'broken':
+        if (!result.reached && !hasBody) return result.error
+        if (!result.reached)
+          throw new WebtaskError('unavailable', 'The sandbox closed the connection as the request was sent; nothing was run', {
+            retryAfterSeconds: 1,
+            cause: result.error,
+          })
+        throw await causeOf(result, lease, worker)
+    }
+  }
+}

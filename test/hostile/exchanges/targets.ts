@@ -1,0 +1,50 @@
+import type { ExchangeCase } from '../exchange-case.ts'
+
+const get = (target: string, headers = '') => `GET ${target} HTTP/1.1\r\nHost: x\r\n${headers}\r\n`
+const NO: ExchangeCase['hears'] = ['bad_request', 'not_found', 'method_not_allowed', 'token_missing', 'token_invalid', 'forbidden', 'closed']
+
+/** Request lines that are odd: methods, targets, versions and paths. */
+export const TARGETS: readonly ExchangeCase[] = [
+  { name: 'an absolute target of another host', sent: get('http://169.254.169.254$HELLO'), hears: [/hello/, ...NO] },
+  { name: 'an absolute target of another scheme', sent: get('file:///etc/passwd'), hears: NO },
+  { name: 'an absolute target with a user', sent: get('http://a:b@x$HELLO'), hears: [/hello/, ...NO] },
+  { name: 'the asterisk', sent: 'OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n', hears: NO },
+  { name: 'a target of an authority', sent: get('169.254.169.254:80'), hears: NO },
+  { name: 'CONNECT', sent: 'CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\nSSH-2.0-x\r\n', hears: NO },
+  { name: 'TRACE', sent: 'TRACE $HELLO HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\r\n', hears: [/hello/, ...NO] },
+  { name: 'a method that nobody knows', sent: 'FROB $HELLO HTTP/1.1\r\nHost: x\r\n\r\n', hears: NO },
+  { name: 'a method of WebDAV', sent: 'PROPFIND $HELLO HTTP/1.1\r\nHost: x\r\n\r\n', hears: [/hello/, ...NO] },
+  { name: 'a method in lower case', sent: 'get $HELLO HTTP/1.1\r\nHost: x\r\n\r\n', hears: NO },
+  { name: 'a method with a control character', sent: 'G\x00ET $HELLO HTTP/1.1\r\nHost: x\r\n\r\n', hears: NO },
+  { name: 'HTTP/0.9', sent: 'GET $HELLO\r\n\r\n', hears: NO },
+  { name: 'HTTP/1.0', sent: 'GET $HELLO HTTP/1.0\r\n\r\n', hears: [/hello/] },
+  { name: 'HTTP/1.2', sent: 'GET $HELLO HTTP/1.2\r\nHost: x\r\n\r\n', hears: NO },
+  { name: 'HTTP/2 by its preface', sent: 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00', hears: NO },
+  { name: 'a hello of TLS', sent: '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n', hears: NO },
+  { name: 'no Host', sent: 'GET $HELLO HTTP/1.1\r\n\r\n', hears: ['bad_request'] },
+  { name: 'two Hosts', sent: 'GET $ECHO HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n', hears: ['bad_request'] },
+  { name: 'a Host that is none', sent: 'GET $ECHO HTTP/1.1\r\nHost: x/../@[::1]:99999\\\t"\r\n\r\n', hears: [/"method"/, ...NO] },
+  { name: 'a Host with a space', sent: 'GET /api/tokens/inspect?token=x HTTP/1.1\r\nHost: x y\r\nAuthorization: Bearer $TOKEN\r\n\r\n', hears: NO },
+  { name: 'an empty Host', sent: 'GET $ECHO HTTP/1.1\r\nHost:\r\n\r\n', hears: [/"method"/, ...NO] },
+  { name: 'NUL in the path', sent: get('$HELLO/\x00'), hears: NO },
+  { name: 'an encoded NUL in the name', sent: get('/api/run/attacker1/hello%00'), hears: NO },
+  { name: 'bytes above 127 in the path', sent: get('/api/run/att\xe4cker\xff/hello'), hears: NO },
+  { name: 'overlong UTF-8', sent: get('/api/run/%c0%ae%c0%ae/hello'), hears: NO },
+  { name: 'a broken percent-encoding', sent: get('/api/run/%zz/%'), hears: NO },
+  { name: 'a dot-dot container', sent: get('/api/run/../../etc/passwd'), hears: NO },
+  { name: 'an encoded dot-dot container', sent: get('/api/run/%2e%2e/%2e%2e%2fetc'), hears: NO },
+  { name: 'an encoded slash in the container', sent: get('/api/run/attacker%2f..%2fvictim/hello'), hears: NO },
+  { name: 'dot-dot to the victim with the own token', sent: get('$RUN/../victim', 'Authorization: Bearer $TOKEN\r\n'), hears: [...NO, /^"/] },
+  { name: 'a backslash for a slash', sent: get('/api\\run\\victim\\hello'), hears: NO },
+  { name: 'names of objects', sent: get('/api/run/__proto__/constructor'), hears: NO },
+  { name: 'a name of a kilobyte', sent: get(`/api/run/${'a'.repeat(1000)}/hello`), hears: NO },
+  { name: 'slashes without end', sent: get(`${'/'.repeat(4000)}api/run/x/y`), hears: NO },
+  { name: 'a query of fifteen kilobytes', sent: get(`$HELLO?${'a=b&'.repeat(3800)}`), hears: [/hello/] },
+  { name: 'a query of a megabyte', sent: get(`$HELLO?${'a'.repeat(2 ** 20)}`), hears: ['header_too_large', 'closed'] },
+  {
+    name: 'a query with brackets, prototypes and percents',
+    sent: get('$ECHO?__proto__[x]=1&constructor.prototype=2&%=%&a[]=1&key=%00&webtask_url=%ff'),
+    hears: [/"method"/, ...NO],
+  },
+  { name: 'a fragment', sent: get('$HELLO#/../victim'), hears: [/hello/, ...NO] },
+]
