@@ -5,6 +5,7 @@ import { isIP } from 'node:net'
 import { parseOpenedPlaces, parseOutboundRules } from './egress/outbound-rules.ts'
 import { parseAllowList } from './egress/rules.ts'
 import { ENGINE_CHECKS, type EngineCheck } from './sandbox/engine-check.ts'
+import type { Plan } from './tenant/plan.ts'
 
 /** A count or size from the environment: digits only, within [min, max]. */
 function integer(min: number, max: number, fallback: number) {
@@ -14,6 +15,10 @@ function integer(min: number, max: number, fallback: number) {
     .transform(Number)
     .refine((value) => value >= min && value <= max, `must be between ${min} and ${max}`)
     .default(fallback)
+}
+
+function optionalInteger(min: number, max: number) {
+  return integer(min, max, 0).unwrap().optional()
 }
 
 /** What an agent and each webtask that does nothing take of a sandbox's memory (MiB): measured 30 and 20, rounded up. */
@@ -85,18 +90,30 @@ const SETTINGS = {
       return checks
     })
     .describe('Checks of the engine that may fail without stopping the start, comma separated; each that fails is logged. Leave it empty'),
-  WEBTASK_PREWARMED: integer(0, 1000, 2).describe('Sandboxes kept ready for tenants that have none'),
+  WEBTASK_PREWARMED: integer(0, 1000, 2).describe('Sandboxes kept ready for tenants that have none, at least'),
+  WEBTASK_PREWARMED_MAX: optionalInteger(0, 1000).describe('And at most, when recent demand asks for more. Default: four times WEBTASK_PREWARMED'),
   WEBTASK_SANDBOXES_MAX: integer(1, 10_000, 64).describe('Most sandboxes at once'),
   WEBTASK_SANDBOX_MEMORY_MIB: integer(128, 65_536, 512).describe('Memory of one sandbox, swap included (MiB)'),
   WEBTASK_SANDBOX_CPU_MILLIS: integer(50, 64_000, 1000).describe('Processor share of one sandbox (thousandths of a core)'),
   WEBTASK_SANDBOX_PIDS: integer(32, 4096, 128).describe('Processes and threads of one sandbox'),
   WEBTASK_SANDBOX_TMP_MIB: integer(1, 4096, 32).describe('Size of /tmp in one sandbox (MiB, counted as memory)'),
+  WEBTASK_SANDBOX_PAUSE_SECONDS: integer(1, 86_400, 60).describe('A sandbox without requests for this long is frozen until the next one'),
   WEBTASK_SANDBOX_IDLE_SECONDS: integer(1, 86_400, 600).describe('A sandbox without requests for this long is retired'),
-  WEBTASK_SANDBOX_WAIT_MS: integer(100, 120_000, 20_000).describe('Longest wait of a request for a sandbox (ms)'),
+  WEBTASK_SANDBOX_AGE_SECONDS: integer(10, 604_800, 86_400).describe('A sandbox older than about this is replaced by a fresh one'),
+  WEBTASK_SANDBOX_USES: integer(1, Number.MAX_SAFE_INTEGER, 10_000_000).describe('A sandbox with more requests than this behind it is replaced'),
+  WEBTASK_SANDBOX_MEMORY_HIGH_PERCENT: integer(10, 100, 90).describe('A sandbox with more of its memory in use is replaced (percent)'),
+  WEBTASK_SANDBOX_WAIT_MS: integer(100, 120_000, 10_000).describe('Longest wait of a request for a sandbox, or for its turn (ms)'),
   WEBTASK_WORKERS_MAX: integer(1, 256, 12).describe('Webtasks loaded at once in one sandbox; the least recently used goes first'),
   WEBTASK_WORKER_HEAP_MIB: integer(16, 32_768, 96).describe('JavaScript heap of one webtask (MiB)'),
   WEBTASK_WORKER_CONCURRENCY: integer(1, 1024, 128).describe('Requests at once in one webtask; more wait'),
-  WEBTASK_TENANT_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once of one tenant; more get 429'),
+  WEBTASK_CONCURRENCY: integer(1, 1_000_000, 4096).describe(
+    'Requests at once of all tenants in one gateway; more wait, in turn by the weights of their tenants',
+  ),
+  WEBTASK_TENANT_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once of one tenant; more wait'),
+  WEBTASK_TENANT_QUEUE: integer(0, 100_000, 1000).describe('Requests of one tenant that may wait for their turn; more get 429'),
+  WEBTASK_TENANT_SANDBOXES: integer(1, 1000, 1).describe('Most sandboxes of one tenant'),
+  WEBTASK_TOKEN_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once by one token, waiting ones included; more get 429'),
+  WEBTASK_SANDBOX_REQUESTS: integer(1, 100_000, 64).describe('With more requests at once in each of its sandboxes a tenant gets another, if it may'),
   WEBTASK_INVOCATION_MS: integer(100, 3_600_000, 30_000).describe(
     'Longest time without progress: until the response begins, and between bytes of a stream (ms)',
   ),
@@ -162,7 +179,7 @@ export function parseConfig(env: Readonly<Record<string, string | undefined>>): 
   ]
   if (parsed.success) {
     const { WEBTASK_WORKERS_MAX: workers, WEBTASK_SANDBOX_MEMORY_MIB: memory, WEBTASK_WORKER_HEAP_MIB: heap } = parsed.data
-    const least = AGENT_MIB + workers * WORKER_MIB
+    const least = leastMemoryMib(workers)
     if (memory < least)
       problems.push(`WEBTASK_SANDBOX_MEMORY_MIB: ${workers} loaded webtasks (WEBTASK_WORKERS_MAX) need at least ${least} (got "${memory}")`)
     if (heap > memory) problems.push(`WEBTASK_WORKER_HEAP_MIB: must not be over WEBTASK_SANDBOX_MEMORY_MIB (got "${heap}")`)
@@ -170,6 +187,31 @@ export function parseConfig(env: Readonly<Record<string, string | undefined>>): 
   if (!parsed.success || problems.length > 0)
     throw new Error(`Cannot start, the settings have ${problems.length} problem(s):\n${problems.map((line) => `  ${line}`).join('\n')}`)
   return Object.freeze(parsed.data)
+}
+
+/** The least memory of a sandbox with that many loaded webtasks (MiB). */
+export function leastMemoryMib(workers: number): number {
+  return AGENT_MIB + workers * WORKER_MIB
+}
+
+/** The plan of tenants that were given none. */
+export function defaultPlan(config: Config): Plan {
+  return {
+    runtime: config.WEBTASK_RUNTIME,
+    isolation: 'tenant',
+    memoryMib: config.WEBTASK_SANDBOX_MEMORY_MIB,
+    cpuMillis: config.WEBTASK_SANDBOX_CPU_MILLIS,
+    sandboxes: config.WEBTASK_TENANT_SANDBOXES,
+    sandboxRequests: config.WEBTASK_SANDBOX_REQUESTS,
+    concurrency: config.WEBTASK_TENANT_CONCURRENCY,
+    tokenConcurrency: config.WEBTASK_TOKEN_CONCURRENCY,
+    queue: config.WEBTASK_TENANT_QUEUE,
+    weight: 1,
+    minWarm: 0,
+    warmWindow: null,
+    timezone: 'UTC',
+    egress: null,
+  }
 }
 
 /** Where this deployment's sockets live: short, because the path of a unix socket has at most 107 bytes. */

@@ -40,6 +40,9 @@ Settings come from the environment; README.md lists them.`
 /** Signals closer together than this are one (ms). */
 const SAME_SIGNAL_MS = 500
 
+/** What drains may stream to its own limit, and a little longer (ms). */
+const DRAIN_SLACK_MS = 60_000
+
 /** How long the process may outlive what it was for (ms). */
 const LINGER_MS = 1_000
 
@@ -87,6 +90,8 @@ async function startOrchestratorRole(options: {
   driver: ContainerDriver
   /** Its id: a tag may come to stand for another image while we run. */
   agentImage: string
+  /** The container runtimes that the engine has. */
+  runtimes: readonly string[]
   log: Log
   redisUrl: string
   deployment: string
@@ -126,7 +131,11 @@ async function startOrchestratorRole(options: {
         tmpMib: config.WEBTASK_SANDBOX_TMP_MIB,
         workerHeapMib: config.WEBTASK_WORKER_HEAP_MIB,
       },
-      prewarmed: config.WEBTASK_PREWARMED,
+      runtimes: options.runtimes,
+      prewarmed: { min: config.WEBTASK_PREWARMED, max: config.WEBTASK_PREWARMED_MAX ?? 4 * config.WEBTASK_PREWARMED },
+      ageMs: config.WEBTASK_SANDBOX_AGE_SECONDS * 1000,
+      memoryHighPercent: config.WEBTASK_SANDBOX_MEMORY_HIGH_PERCENT,
+      drainMs: config.WEBTASK_STREAM_MS + DRAIN_SLACK_MS,
       sandboxesMax: config.WEBTASK_SANDBOXES_MAX,
       removeOnStop: options.removeOnStop,
       now: Date.now,
@@ -209,7 +218,7 @@ async function start(role: Role, signal: AbortSignal): Promise<AsyncDisposable> 
   const log = createLog(config.WEBTASK_LOG_LEVEL, role)
 
   let driver: ContainerDriver | undefined
-  let agentImage = ''
+  let engine = { agentImage: '', runtimes: [] as readonly string[] }
   let redisUrl = config.REDIS_URL
   if (role === 'all') {
     const lock = await lockDeployment(runDir)
@@ -219,7 +228,7 @@ async function start(role: Role, signal: AbortSignal): Promise<AsyncDisposable> 
   }
   if (role === 'all' || role === 'orchestrator') {
     driver = createDockerDriver()
-    const checked = await checkEngine(driver, {
+    engine = await checkEngine(driver, {
       runtime: config.WEBTASK_RUNTIME,
       image: config.WEBTASK_AGENT_IMAGE,
       allowed: config.WEBTASK_ALLOW_UNSAFE_ENGINE,
@@ -227,7 +236,6 @@ async function start(role: Role, signal: AbortSignal): Promise<AsyncDisposable> 
       signal,
       waiting: (reason) => say(`Waiting for the container engine (${reason}): start it, or set DOCKER_HOST …`),
     })
-    agentImage = checked.agentImage
   }
   if (redisUrl === undefined) {
     if (role !== 'all' && role !== 'egress') throw new Error('REDIS_URL is needed when the roles run apart')
@@ -245,7 +253,7 @@ async function start(role: Role, signal: AbortSignal): Promise<AsyncDisposable> 
   if (role === 'all' || role === 'egress') parts.use(await startEgressRole({ config, log, runDir, signal }))
   if (driver !== undefined && redisUrl !== undefined) {
     const removeOnStop = (config.WEBTASK_ON_STOP ?? (role === 'all' ? 'remove' : 'keep')) === 'remove'
-    parts.use(await startOrchestratorRole({ config, driver, agentImage, log, redisUrl, deployment, runDir, signal, removeOnStop }))
+    parts.use(await startOrchestratorRole({ config, driver, ...engine, log, redisUrl, deployment, runDir, signal, removeOnStop }))
   }
   if ((role === 'all' || role === 'gateway') && redisUrl !== undefined) {
     const gateway = parts.use(

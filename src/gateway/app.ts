@@ -2,28 +2,31 @@ import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono, type Context } from 'hono'
 import { WebtaskError } from '../errors.ts'
+import type { Plans } from '../tenant/plans.ts'
 import type { VerifiedTokens } from '../token/verified-cache.ts'
 import { authenticate, type Authenticated } from './authenticate.ts'
 import { allowOrigin, preflight } from './cors.ts'
 import type { createInvoke } from './invoke.ts'
+import { addPlanRoutes } from './plan-routes.ts'
 import { toProblem } from './problem.ts'
-import { readBody, type BodyTimes } from './read-body.ts'
+import { readBody, readJsonObject, type BodyTimes } from './read-body.ts'
 import type { RevokeRequest, TokenService } from './tokens.ts'
 
 type Env = { Bindings: HttpBindings; Variables: { requestId: string } }
 
-/** A revoke request's body is one token and little else (bytes). */
+/** A body that is one token or one plan, and little else (bytes). */
 const SMALL_BODY_BYTES = 32_768
 
 /** The front door's routes. The run route streams on the raw request and answer; a web `Response` would copy every byte. */
 export function createApp(options: {
   tokens: VerifiedTokens
   service: TokenService
+  plans: Plans
   invoke: ReturnType<typeof createInvoke>
   newRequestId: () => string
   bodyTimes: BodyTimes
 }): Hono<Env> {
-  const { tokens, service, invoke, newRequestId, bodyTimes } = options
+  const { tokens, service, plans, invoke, newRequestId, bodyTimes } = options
   // The path as it was sent: `new URL` would resolve `..`, and then the route and the run path would be read from different texts.
   const app = new Hono<Env>({ getPath: (_request, sent) => pathnameOf((sent!.env as HttpBindings).incoming.url ?? '/') })
 
@@ -72,6 +75,13 @@ export function createApp(options: {
     const { token, ten } = c.req.query()
     await service.revoke(claims, token === undefined && ten === undefined ? await bodyFields(c, bodyTimes) : { token, ten })
     return c.json({ revoked: true }, 200, answered(c))
+  })
+
+  addPlanRoutes(app, {
+    plans,
+    claimsOf: async (c) => (await asking(c)).claims,
+    bodyOf: (c) => readJsonObject(c.env.incoming, { maxBytes: SMALL_BODY_BYTES, times: bodyTimes }),
+    headersOf: answered,
   })
 
   // One by one: a pattern beside the routes above would cost every request Hono's fast router.

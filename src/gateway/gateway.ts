@@ -6,6 +6,7 @@ import { connectRedis, redisPlace, waitForRedis } from '../redis.ts'
 import { openLifecycleQueue } from '../sandbox/lifecycle.ts'
 import { createPool } from '../sandbox/pool.ts'
 import { createSandboxStore, type SandboxNews } from '../sandbox/store.ts'
+import { createAdmission } from '../tenant/admission.ts'
 import { assertFresh } from '../token/fresh.ts'
 import { watchKeyring } from '../token/key-watch.ts'
 import { openRevocationFile } from '../token/revocation-file.ts'
@@ -20,6 +21,7 @@ import { createInvocations } from './invocations.ts'
 import { createInvoke } from './invoke.ts'
 import { ensureMasterToken } from './master-token.ts'
 import { createMetrics } from './metrics.ts'
+import { createPlanBook } from './plan-book.ts'
 import { createRequestIds } from './request-id.ts'
 import { listenHttp } from './server.ts'
 import { createTargets } from './target.ts'
@@ -124,8 +126,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const store = createSandboxStore(redis, prefix)
   const queue = starting.use(openLifecycleQueue({ redisUrl: options.redisUrl, prefix }))
 
-  // The deployment's rules hold for every tenant.
-  const rulesOf = () => config.WEBTASK_EGRESS_RULES
+  const book = createPlanBook({ redis, prefix, config, engine: () => store.engine(), changed: () => pool.plansChanged() })
+  const { plans, rulesOf } = book
   const egress =
     config.WEBTASK_EGRESS === 'on' ? starting.use(createWayOutClient({ socketPath: egressSocket, rulesOf, log, used: metrics.egress })) : undefined
   const pool = starting.use(
@@ -136,8 +138,11 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       gateway: randomBytes(4).toString('hex'),
       runDir,
       waitMs: config.WEBTASK_SANDBOX_WAIT_MS,
+      pauseMs: config.WEBTASK_SANDBOX_PAUSE_SECONDS * 1000,
       idleMs: config.WEBTASK_SANDBOX_IDLE_SECONDS * 1000,
-      tenantConcurrency: config.WEBTASK_TENANT_CONCURRENCY,
+      usesMax: config.WEBTASK_SANDBOX_USES,
+      admission: createAdmission({ most: config.WEBTASK_CONCURRENCY, waitMs: config.WEBTASK_SANDBOX_WAIT_MS }),
+      plans: { of: plans.of, kept: book.keptNow },
       now: Date.now,
       egress,
       link: {
@@ -167,6 +172,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
             )
           return (await service.issue(await tokens.get(running.token), call.claims)).token
         },
+        ended: metrics.sandboxEnded,
       },
     }),
   )
@@ -191,7 +197,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   })
   const targets = createTargets({ tokens, keyring, webtasks, codes, codeMaxBytes: config.WEBTASK_CODE_BYTES, bodyTimes })
   const invoke = createInvoke({ config, pool, targets, invocations })
-  const app = createApp({ tokens, service, invoke, newRequestId: requestIds, bodyTimes })
+  const app = createApp({ tokens, service, plans, invoke, newRequestId: requestIds, bodyTimes })
   let draining = false
 
   const stale = () => Math.max(revocations.staleSeconds(), keys.staleSeconds()) > staleMaxSeconds
@@ -226,15 +232,18 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   async function follow(): Promise<void> {
     const resync = () => {
       webtasks.heard(null)
+      plans.refresh().catch(() => {})
       pool.resync().catch((error: Error) => log.debug({ reason: error.message }, 'platform.failed'))
     }
     subscriber.on('message', (channel, message) => {
       if (channel === store.channel) pool.heard(JSON.parse(message) as SandboxNews)
       if (channel === webtasks.channel) webtasks.heard(message)
+      if (channel === plans.channel) plans.refresh().catch((error: Error) => log.warn({ reason: error.message }, 'platform.failed'))
     })
-    await subscriber.subscribe(store.channel, webtasks.channel)
+    await subscriber.subscribe(store.channel, webtasks.channel, plans.channel)
     // After a lost connection ioredis subscribes again; what was said meanwhile is gone.
     subscriber.on('ready', resync)
+    await plans.refresh()
     await pool.resync()
     const timer = setInterval(() => pool.resync().catch(() => {}), RESYNC_MS)
     starting.defer(() => clearInterval(timer))

@@ -79,6 +79,7 @@ function endedError(end: Exclude<WorkerEnd, 'memory'> | 'heap' | EndCause | unde
     case 'platform':
     case 'evicted':
     case 'idle':
+    case 'recycled':
       return new WebtaskError('unavailable', 'The sandbox was removed while the request ran', { retryAfterSeconds: 1 })
     case 'exit':
       return new WebtaskError('sandbox_crashed', 'The webtask ended its process while answering')
@@ -173,7 +174,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       const target = await targets(incoming, path)
       record.mark('auth')
       for (let attempt = 1; ; attempt += 1) {
-        const acquired = pool.acquire(path.tenant, left)
+        const acquired = pool.acquire({ tenant: path.tenant, webtask: target.key, token: target.tokenId }, left)
         using lease = acquired instanceof Promise ? await acquired : acquired
         record.mark('acquire')
         const result = await attemptOn(lease, { incoming, outgoing, requestId, path, target, left, record })

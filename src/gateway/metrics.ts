@@ -5,7 +5,9 @@ export interface Metrics {
   invocation(outcome: string, seconds: number): void
   /** What webtasks used of the way out. */
   egress(used: { bytesIn: number; bytesOut: number; outcomes: Readonly<Record<string, number>> }): void
-  watch(size: () => { warm: number; prewarmed: number; inFlight: number }): void
+  /** A sandbox came to its end. */
+  sandboxEnded(cause: string): void
+  watch(size: () => { warm: number; prewarmed: number; inFlight: number; waiting: number }): void
   /** Prometheus text format. */
   text(): Promise<string>
   readonly contentType: string
@@ -38,6 +40,12 @@ export function createMetrics(): Metrics {
     labelNames: ['outcome'],
     registers: [registry],
   })
+  const ended = new Counter({
+    name: 'webtask_sandboxes_ended_total',
+    help: 'Sandboxes that ended, by cause',
+    labelNames: ['cause'],
+    registers: [registry],
+  })
   const byOutcome = new Map<string, Counter.Internal>()
   return {
     contentType: registry.contentType,
@@ -52,6 +60,7 @@ export function createMetrics(): Metrics {
       egressBytes.inc({ direction: 'out' }, bytesOut)
       for (const [outcome, count] of Object.entries(outcomes)) egressConnections.inc({ outcome }, count)
     },
+    sandboxEnded: (cause) => ended.inc({ cause }),
     watch(size) {
       const sandboxes: Gauge<'state'> = new Gauge({
         name: 'webtask_sandboxes',
@@ -68,6 +77,12 @@ export function createMetrics(): Metrics {
         help: 'Invocations that run now',
         registers: [registry],
         collect: () => running.set(size().inFlight),
+      })
+      const waiting: Gauge = new Gauge({
+        name: 'webtask_invocations_waiting',
+        help: 'Invocations that wait for their turn',
+        registers: [registry],
+        collect: () => waiting.set(size().waiting),
       })
     },
     text: () => registry.metrics(),

@@ -21,6 +21,8 @@ export interface Target {
   readonly name: string | undefined
   /** Equal for requests that may share a worker: same code, secrets, parameters and metadata. */
   readonly key: string
+  /** Id of the token that pays for the request. */
+  readonly tokenId: string
   /** The token that code may see as `ctx.token`. */
   readonly token: string | null
   /** The request's body was the code, so the webtask gets none. */
@@ -74,6 +76,7 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
       tenant: path.tenant,
       name: path.name,
       key: `${resolved.sha256.slice(0, 32)}.${identity(claims, named)}`,
+      tokenId: claims.jti,
       token,
       bodyIsCode: about.bodyIsCode ?? false,
       credentialsAreOurs: path.name === undefined,

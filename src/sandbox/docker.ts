@@ -1,9 +1,9 @@
 import Docker from 'dockerode'
 import { cgroupCpuNanos } from './cgroup.ts'
-import type { Container, ContainerDriver } from './driver.ts'
+import { EngineFailure, type Container, type ContainerDriver } from './driver.ts'
 
 /** Longest a verb may take (ms). Peers learnt that a busy daemon takes tens of seconds for a start or a removal. */
-const VERB_TIMEOUT_MS = { info: 5_000, list: 10_000, create: 30_000, start: 30_000, pause: 10_000, stats: 5_000, remove: 30_000 } as const
+const VERB_TIMEOUT_MS = { info: 5_000, list: 10_000, create: 20_000, start: 20_000, pause: 10_000, stats: 5_000, remove: 20_000 } as const
 /** Pause before the event stream is opened again after it broke (ms). */
 const REWATCH_MS = 500
 
@@ -43,7 +43,12 @@ export function createDockerDriver(): ContainerDriver {
   const docker = new Docker()
 
   async function within<T>(verb: keyof typeof VERB_TIMEOUT_MS, act: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    return act(AbortSignal.timeout(VERB_TIMEOUT_MS[verb]))
+    try {
+      return await act(AbortSignal.timeout(VERB_TIMEOUT_MS[verb]))
+    } catch (error) {
+      if ((error as { statusCode?: number }).statusCode !== undefined) throw error
+      throw new EngineFailure(`The engine did not answer "${verb}": ${(error as Error).message}`, { cause: error })
+    }
   }
 
   /** Already so, or gone, is as good as done. */

@@ -1,5 +1,8 @@
 /** What we need of a container engine, in plain data. Docker's types stay behind `docker.ts`. */
 
+/** The engine did not answer: it is away, hangs or lost the connection. What it was asked may be done or not. */
+export class EngineFailure extends Error {}
+
 /** The engine's create body; `spec.ts` makes it and nothing else does. */
 export type ContainerBody = Readonly<Record<string, unknown>>
 
@@ -33,7 +36,7 @@ export interface EngineInfo {
   readonly swarm: boolean
 }
 
-/** Every verb has a time limit; a failed one throws Error with the engine's own words. */
+/** Every verb has a time limit; a refused one throws Error with the engine's own words, one without an answer EngineFailure. */
 export interface ContainerDriver {
   info(): Promise<EngineInfo>
   /** The id that a name or tag stands for now; undefined when there is no such image. */

@@ -82,7 +82,7 @@ export function stopMessage(stopping: readonly EngineProblem[]): string {
 }
 
 /**
- * Waits for the engine and resolves with the id of the sandbox image. Throws one Error with everything that is wrong
+ * Waits for the engine and resolves with the id of the sandbox image and the runtimes there are. Throws one Error with everything that is wrong
  * with the engine; what the settings override is logged instead.
  */
 export async function checkEngine(
@@ -95,7 +95,7 @@ export async function checkEngine(
     signal: AbortSignal
     waiting: (reason: string) => void
   },
-): Promise<{ agentImage: string }> {
+): Promise<{ agentImage: string; runtimes: readonly string[] }> {
   const { runtime, image, allowed, log } = options
   const info = await waitForEngine(driver, options)
   const { stopping, overridden } = withOverrides(engineProblems(info, runtime), allowed)
@@ -103,7 +103,7 @@ export async function checkEngine(
   for (const { check, says } of overridden) log.warn({ check, reason: says }, 'engine.unsafe')
   const agentImage = await driver.imageId(image)
   if (agentImage === undefined) throw new Error(`The sandbox image "${image}" is not there: "npm start" builds it`)
-  return { agentImage }
+  return { agentImage, runtimes: info.runtimes }
 }
 
 async function waitForEngine(

@@ -3,18 +3,19 @@ import { Queue, Worker } from 'bullmq'
 import { connectQueue } from '../redis.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
 import type { EndCause } from './sandbox.ts'
+import type { Seat } from './seat.ts'
 
 /** Lifecycle jobs: small, idempotent, without secrets, gone when done. */
 export type LifecycleJob =
-  | { readonly kind: 'provision'; readonly tenant: TenantId | null }
+  | { readonly kind: 'provision'; readonly tenant: TenantId | null; readonly seat: Seat | null; readonly make: string }
   /** Freeze or thaw it, as its record says by then. */
   | { readonly kind: 'settle'; readonly id: string }
   /** Retire it if it is still paused since that generation. */
   | { readonly kind: 'expire'; readonly id: string; readonly generation: number }
   | { readonly kind: 'retire'; readonly id: string; readonly cause: EndCause }
 
-/** Creates in flight at once: more only makes each slower (see moby#41738), and removes must not crowd creates out. */
-const JOBS_AT_ONCE = 4
+/** Jobs at once: what they ask of the engine waits its turn there (`budgeted.ts`). */
+const JOBS_AT_ONCE = 24
 const QUEUE = 'lifecycle'
 /** BullMQ's lower number goes first: callers wait for provisions, nobody waits for removals. */
 const PRIORITY = { provision: 1, resume: 2, pause: 4, replenish: 5, retire: 10 } as const
@@ -32,10 +33,10 @@ async function close(part: { close(): Promise<void> }, connection: Disposable): 
 }
 
 export interface LifecycleQueue extends AsyncDisposable {
-  /** Asks for one sandbox for this tenant; asking again while that is under way changes nothing. */
-  provision(tenant: TenantId): Promise<void>
-  /** Asks for one prewarmed sandbox. */
-  replenish(): Promise<void>
+  /** Asks for one sandbox for this seat; asking again while that is under way changes nothing. */
+  provision(wanted: { seat: Seat; tenant: TenantId; make: string }): Promise<void>
+  /** Asks for one prewarmed sandbox of that class. */
+  replenish(make: string): Promise<void>
   /** Asks to freeze it, and to retire it if it is not used for `idleMs` from now. */
   pause(sandbox: { id: string; generation: number }, idleMs: number): Promise<void>
   /** Asks to thaw it. */
@@ -55,12 +56,12 @@ export function openLifecycleQueue(options: { redisUrl: string; prefix: string }
     // The connection retries by itself, and `redis.lost` is logged by the gateway's own connection.
   })
   return {
-    async provision(tenant) {
-      const id = `provision-${createHash('sha256').update(tenant).digest('hex').slice(0, 32)}`
-      await queue.add('provision', { kind: 'provision', tenant }, { deduplication: { id }, priority: PRIORITY.provision })
+    async provision({ seat, tenant, make }) {
+      const id = `provision-${createHash('sha256').update(seat).digest('hex').slice(0, 32)}`
+      await queue.add('provision', { kind: 'provision', seat, tenant, make }, { deduplication: { id }, priority: PRIORITY.provision })
     },
-    async replenish() {
-      await queue.add('replenish', { kind: 'provision', tenant: null }, { priority: PRIORITY.replenish })
+    async replenish(make) {
+      await queue.add('replenish', { kind: 'provision', seat: null, tenant: null, make }, { priority: PRIORITY.replenish })
     },
     async pause({ id, generation }, idleMs) {
       await queue.add('pause', { kind: 'settle', id }, { priority: PRIORITY.pause })

@@ -1,29 +1,32 @@
-import type { Log } from '../log.ts'
 import { WebtaskError } from '../errors.ts'
+import type { Admission, Admitted } from '../tenant/admission.ts'
+import type { Plan } from '../tenant/plan.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
-import { openAgentLink, type AgentLink, type AgentLinkOptions } from './agent-link.ts'
-import type { LifecycleQueue } from './lifecycle.ts'
-import { sandboxDirectory } from './rendezvous.ts'
-import type { EndCause } from './sandbox.ts'
+import type { AgentLink } from './agent-link.ts'
+import { createHouseholds, type Entry } from './households.ts'
+import { createLinks, type LinksOptions, type OpenAbout } from './links.ts'
+import { createPlacing } from './placing.ts'
+import { createRenewal } from './renewal.ts'
+import type { EndCause, Sandbox } from './sandbox.ts'
+import { householdOf, placeOfSeat, seatOf, type Household } from './seat.ts'
+import { classKey } from './spec.ts'
 import type { SandboxNews, SandboxStore } from './store.ts'
-import { createUpkeep, type Entry, type WayOut } from './upkeep.ts'
+import { createUpkeep } from './upkeep.ts'
 
-export interface PoolOptions {
+export interface PoolOptions extends Omit<LinksOptions, 'households' | 'on'> {
   readonly store: SandboxStore
-  readonly queue: LifecycleQueue
-  readonly log: Log
-  readonly gateway: string
-  readonly runDir: string
   readonly waitMs: number
+  readonly pauseMs: number
   readonly idleMs: number
-  readonly tenantConcurrency: number
-  readonly now: () => number
-  readonly link: Omit<AgentLinkOptions, 'id' | 'directory' | 'gateway' | 'on' | 'log' | 'now'>
-  readonly egress?: WayOut | undefined
-  readonly on: {
-    output(tenant: TenantId, output: Parameters<AgentLinkOptions['on']['output']>[0]): void
-    call(tenant: TenantId, call: Parameters<AgentLinkOptions['on']['call']>[0]): Promise<string>
+  /** Requests after which a sandbox is replaced. */
+  readonly usesMax: number
+  readonly admission: Admission
+  readonly plans: {
+    of(tenant: TenantId): Plan
+    /** Tenants that are promised sandboxes though nobody asks, now. */
+    kept(): readonly { tenant: TenantId; plan: Plan }[]
   }
+  readonly on: LinksOptions['on'] & { ended(cause: EndCause): void }
 }
 
 /** The right to send one request to a tenant's sandbox, until disposed. */
@@ -31,97 +34,60 @@ export interface Lease extends Disposable {
   readonly link: AgentLink
 }
 
+/** Who wants to run what. */
+export interface Wish {
+  readonly tenant: TenantId
+  /** Equal for requests that may share a worker. */
+  readonly webtask: string
+  /** Id of the token that pays. */
+  readonly token: string
+}
+
 /** The gateway's view of the sandboxes: who is connected, whose it is, what runs there. A warm `acquire` is memory alone;
  * `left` gives a signal of the caller's leaving, and is asked only when there is something to wait for. */
 export interface Pool extends AsyncDisposable {
-  acquire(tenant: TenantId, left: () => AbortSignal): Promise<Lease> | Lease
+  acquire(wish: Wish, left: () => AbortSignal): Promise<Lease> | Lease
   /** The sandbox must go now: its agent does not obey or its tenant broke it. */
   kill(link: AgentLink, cause: EndCause): void
   heard(news: SandboxNews): void
   /** Reads all records again: at start, and after news may have been missed. */
   resync(): Promise<void>
-  readonly size: { readonly warm: number; readonly prewarmed: number; readonly inFlight: number }
+  /** Plans changed: sandboxes of another class than their plan's are replaced, promised ones made. */
+  plansChanged(): void
+  readonly size: { readonly warm: number; readonly prewarmed: number; readonly inFlight: number; readonly waiting: number }
 }
 
 const SWEEP_MS = 1_000
-/** News can be lost: whoever waits looks again after this long (ms). */
-const LOOK_AGAIN_MS = 1_000
-
 /** Beats further apart than this mean that Redis was away, for others too (ms). */
 const IN_TOUCH_MS = 15_000
+/** Sandboxes that had too many requests for this long get another beside them (ms): a short burst does not. */
+const SATURATED_MS = 500
 
 export function createPool(options: PoolOptions): Pool {
-  const { store, queue, log, now } = options
-  const entries = new Map<string, Entry>()
-  const opening = new Map<string, Promise<Entry>>()
-  const byTenant = new Map<TenantId, Entry>()
-  const placing = new Map<TenantId, Promise<Entry>>()
-  const listeners = new Map<TenantId, Set<(news: SandboxNews | undefined) => void>>()
-  let inFlight = 0
+  const { store, log, now, plans, admission } = options
+  const households = createHouseholds()
   let closed = false
   /** When this gateway last said that it lives. */
   let lastBeat: number | undefined
 
-  function open(id: string, tenant: TenantId | null): Promise<Entry> {
-    const known = entries.get(id)
-    if (known !== undefined) return Promise.resolve(known)
-    let underway = opening.get(id)
-    if (underway === undefined) {
-      if (closed) return Promise.reject(new WebtaskError('unavailable', 'The gateway is stopping', { retryAfterSeconds: 1 }))
-      underway = openNew(id, tenant).finally(() => opening.delete(id))
-      opening.set(id, underway)
-    }
-    return underway
+  const links = createLinks({ ...options, households })
+  const { open, drop, kill } = links
+  const failed = (id: string) => (error: Error) => log.warn({ sandbox: id, reason: error.message }, 'platform.failed')
+  const placing = createPlacing({ ...options, households, open, makeRoom: (seats) => void upkeep.makeRoom(seats).catch(failed('')) })
+  const upkeep = createUpkeep({ ...options, households, isKept, kill: (entry, cause) => kill(entry.link, cause) })
+  const renewal = createRenewal({ ...options, households, placing, left: (entry) => void upkeep.leave(entry).catch(failed(entry.id)) })
+
+  const makeOf = (plan: Plan) => classKey(plan)
+
+  function isKept(entry: Entry): boolean {
+    if (entry.seat === null || entry.tenant === null) return false
+    const { tenant, seat } = entry
+    return plans.kept().some((one) => one.tenant === tenant && placeOfSeat(seat).ordinal < one.plan.minWarm)
   }
 
-  async function openNew(id: string, tenant: TenantId | null): Promise<Entry> {
-    const link = await openAgentLink({
-      ...options.link,
-      id,
-      directory: sandboxDirectory(options.runDir, id),
-      gateway: options.gateway,
-      now,
-      log,
-      on: {
-        output: (output) => entry.tenant !== null && options.on.output(entry.tenant, output),
-        call: (call) =>
-          entry.tenant === null ? Promise.reject(new WebtaskError('forbidden', 'This sandbox has no tenant')) : options.on.call(entry.tenant, call),
-        stuck: () => kill(link, 'timeout'),
-        exhausted: () => kill(link, 'evicted'),
-        hostile: () => {
-          log.warn({ sandbox: id, tenant: entry.tenant }, 'sandbox.misbehaved')
-          kill(link, 'crash')
-        },
-      },
-    })
-    const entry: Entry = { link, tenant, inFlight: 0, idleSince: now() }
-    entries.set(id, entry)
-    return entry
-  }
-
-  function drop(id: string, cause: EndCause): void {
-    const entry = entries.get(id)
-    if (entry === undefined) return
-    entries.delete(id)
-    options.egress?.detach(id)
-    if (entry.tenant !== null && byTenant.get(entry.tenant) === entry) byTenant.delete(entry.tenant)
-    entry.link.finish(cause)
-    Promise.resolve(entry.link[Symbol.asyncDispose]()).catch((error: Error) => log.warn({ sandbox: id, reason: error.message }, 'platform.failed'))
-  }
-
-  function kill(link: AgentLink, cause: EndCause): void {
-    drop(link.id, cause)
-    queue.retire(link.id, cause).catch((error: Error) => log.error({ sandbox: link.id, reason: error.message }, 'platform.failed'))
-  }
-
-  function lease(entry: Entry): Lease {
-    if (entry.inFlight >= options.tenantConcurrency) {
-      throw new WebtaskError('quota_exceeded', `The tenant has ${entry.inFlight} requests running at once, its limit; wait for one to finish`, {
-        retryAfterSeconds: 1,
-      })
-    }
+  function lease(entry: Entry, admitted: Admitted): Lease {
     entry.inFlight += 1
-    inFlight += 1
+    entry.uses += 1
     let held = true
     return {
       link: entry.link,
@@ -129,153 +95,170 @@ export function createPool(options: PoolOptions): Pool {
         if (!held) return
         held = false
         entry.inFlight -= 1
-        inFlight -= 1
-        if (entry.inFlight === 0) entry.idleSince = now()
+        admitted[Symbol.dispose]()
+        if (entry.inFlight > 0) return
+        entry.idleSince = now()
+        if (entry.leaving !== undefined) void upkeep.leave(entry).catch(failed(entry.id))
       },
     }
   }
 
-  /** Waits for news about this tenant, or looks again after a while in case some was lost. */
-  function newsOf(tenant: TenantId, signal: AbortSignal): Promise<SandboxNews | undefined> {
-    return new Promise((resolve, reject) => {
-      const set = listeners.get(tenant) ?? new Set()
-      listeners.set(tenant, set)
-      const settle = (news: SandboxNews | undefined) => {
-        clearTimeout(timer)
-        signal.removeEventListener('abort', abort)
-        set.delete(settle)
-        if (set.size === 0) listeners.delete(tenant)
-        resolve(news)
-      }
-      const abort = () => {
-        settle(undefined)
-        reject(signal.reason as Error)
-      }
-      const timer = setTimeout(settle, LOOK_AGAIN_MS, undefined)
-      signal.addEventListener('abort', abort, { once: true })
-      set.add(settle)
-    })
+  /** More requests than its sandboxes should have, for a while: another is added, if the plan allows. */
+  function grow(household: Household, { tenant, plan }: { tenant: TenantId; plan: Plan }): void {
+    const home = households.homeOf(household)
+    if (home === undefined) return
+    home.saturatedSince ??= now()
+    if (now() - home.saturatedSince < SATURATED_MS || households.ofTenant(tenant).length >= plan.sandboxes) return
+    const taken = new Set(home.entries.map((entry) => entry.seat))
+    let ordinal = 0
+    while (taken.has(seatOf(household, ordinal))) ordinal += 1
+    const seat = seatOf(household, ordinal)
+    if (placing.isPlacing(seat)) return
+    placing
+      .place({ seat, tenant, make: makeOf(plan) })
+      .then(() => log.info({ tenant, sandboxes: households.ofTenant(tenant).length }, 'tenant.grew'))
+      .catch((error: Error) => log.info({ tenant, reason: error.message }, 'tenant.grew'))
+      .finally(() => (home.saturatedSince = undefined))
   }
 
-  /** Finds or makes the tenant's sandbox. Shared by all its callers, so no single caller's leaving ends it. */
-  async function place(tenant: TenantId): Promise<Entry> {
-    const signal = AbortSignal.timeout(options.waitMs)
-    try {
-      for (;;) {
-        const candidates = [...entries.values()].filter((entry) => entry.tenant === null && entry.link.connected).map((entry) => entry.link.id)
-        const adoption = await store.adopt(tenant, { gateway: options.gateway, candidates })
-        if (adoption.kind === 'adopted' || adoption.kind === 'existing' || adoption.kind === 'resumed') {
-          // What is sent to it meanwhile waits in its sockets until it is thawed.
-          if (adoption.kind === 'resumed') await queue.resume(adoption.id)
-          const entry = await open(adoption.id, tenant)
-          entry.tenant = tenant
-          entry.idleSince = now()
-          // One that is connected has its directories: the way out is made while the news goes round.
-          const attached = entry.link.connected ? options.egress?.attach(adoption.id, tenant) : undefined
-          if (adoption.kind === 'adopted') {
-            log.info({ sandbox: adoption.id, tenant }, 'sandbox.adopted')
-            await store.publish({ kind: 'adopted', id: adoption.id })
-          }
-          if (await connects(entry.link, signal)) {
-            await (attached ?? options.egress?.attach(adoption.id, tenant))
-            byTenant.set(tenant, entry)
-            return entry
-          }
-          continue
-        }
-        const news = newsOf(tenant, signal)
-        if (adoption.kind === 'none') await queue.provision(tenant)
-        const heard = await news
-        if (heard?.kind === 'failed')
-          throw new WebtaskError('pool_exhausted', 'No sandbox could be started', { retryAfterSeconds: 2, cause: new Error(heard.reason) })
-      }
-    } catch (error) {
-      if (signal.aborted)
-        throw new WebtaskError('pool_exhausted', `No sandbox was ready within ${options.waitMs} ms`, { retryAfterSeconds: 2, cause: error })
-      if (error instanceof WebtaskError) throw error
-      throw new WebtaskError('unavailable', 'The sandbox records cannot be reached', { retryAfterSeconds: 1, cause: error })
+  async function placeFirst(household: Household, { tenant, plan }: { tenant: TenantId; plan: Plan }): Promise<Entry> {
+    const seat = seatOf(household, 0)
+    const own = households.ofTenant(tenant)
+    if (plan.isolation === 'webtask' && own.length >= plan.sandboxes && !placing.isPlacing(seat)) {
+      const idle = own.filter((entry) => entry.inFlight === 0).toSorted((a, b) => a.idleSince - b.idleSince)[0]
+      if (idle === undefined)
+        throw new WebtaskError('quota_exceeded', `The tenant has requests running in ${own.length} sandboxes, its limit; wait for one to finish`, {
+          retryAfterSeconds: 1,
+        })
+      await upkeep.giveUp(idle, 'evicted')
     }
+    return placing.place({ seat, tenant, make: makeOf(plan) })
   }
 
-  /** False when the sandbox ended instead: then another must be found. */
-  async function connects(link: AgentLink, signal: AbortSignal): Promise<boolean> {
-    try {
-      await link.whenConnected(signal)
-      return true
-    } catch (error) {
-      signal.throwIfAborted()
-      log.info({ sandbox: link.id, reason: (error as Error).message }, 'sandbox.ended')
-      return false
-    }
-  }
-
-  async function acquireCold(tenant: TenantId, signal: AbortSignal): Promise<Lease> {
-    let underway = placing.get(tenant)
-    if (underway === undefined) {
-      underway = place(tenant).finally(() => placing.delete(tenant))
-      placing.set(tenant, underway)
-    }
+  async function acquireCold(household: Household, about: { tenant: TenantId; plan: Plan }, signal: AbortSignal): Promise<Entry> {
     const left = Promise.withResolvers<never>()
     const leave = () => left.reject(signal.reason)
     signal.addEventListener('abort', leave, { once: true })
     try {
-      return lease(await Promise.race([underway, left.promise]))
+      return await Promise.race([placeFirst(household, about), left.promise])
     } finally {
       signal.removeEventListener('abort', leave)
     }
   }
 
-  const upkeep = createUpkeep({ ...options, entries, byTenant, kill: (entry, cause) => kill(entry.link, cause) })
+  function enter(admitted: Admitted, wish: Wish, plan: Plan, left: () => AbortSignal): Lease | Promise<Lease> {
+    const household = householdOf(wish.tenant, plan.isolation === 'webtask' ? wish.webtask : null)
+    const entry = households.pick(household)
+    if (entry !== undefined) {
+      if (entry.inFlight >= plan.sandboxRequests) grow(household, { tenant: wish.tenant, plan })
+      else if (plan.sandboxes > 1) households.homeOf(household)!.saturatedSince = undefined
+      return lease(entry, admitted)
+    }
+    return acquireCold(household, { tenant: wish.tenant, plan }, left()).then(
+      (placed) => lease(placed, admitted),
+      (error: Error) => {
+        admitted[Symbol.dispose]()
+        throw error
+      },
+    )
+  }
+
+  /** Sandboxes that are promised though nobody asks. */
+  function keep(): void {
+    for (const { tenant, plan } of plans.kept()) {
+      for (let ordinal = 0; ordinal < plan.minWarm; ordinal += 1) {
+        const seat = seatOf(householdOf(tenant, null), ordinal)
+        const isThere = [...households.entries.values()].some((entry) => entry.seat === seat && entry.leaving === undefined)
+        if (!isThere && !placing.isPlacing(seat)) placing.place({ seat, tenant, make: makeOf(plan) }).catch(failed(''))
+      }
+    }
+  }
+
+  /** Sandboxes of another class than their tenant's plan has by now. */
+  function refit(): void {
+    for (const entry of households.serving.values()) {
+      const plan = plans.of(entry.tenant!)
+      const make = makeOf(plan)
+      if (make !== entry.make) renewal.renew(entry, { make, cause: 'recycled' })
+      else void options.egress?.attach(entry.id, entry.tenant!)
+    }
+  }
+
   const timer = setInterval(() => {
     upkeep.sweep().catch((error: Error) => log.debug({ reason: error.message }, 'platform.failed'))
+    for (const entry of households.serving.values())
+      if (entry.uses >= options.usesMax) renewal.renew(entry, { make: makeOf(plans.of(entry.tenant!)), cause: 'recycled' })
   }, SWEEP_MS)
   timer.unref()
 
+  function aboutOf(record: Sandbox): OpenAbout {
+    return {
+      tenant: 'tenant' in record ? record.tenant : null,
+      seat: 'seat' in record ? record.seat : null,
+      make: record.make,
+      spec: record.spec,
+    }
+  }
+
   return {
-    acquire(tenant, left) {
-      const entry = byTenant.get(tenant)
-      if (entry !== undefined && entry.link.connected) return lease(entry)
+    acquire(wish, left) {
       if (closed) throw new WebtaskError('unavailable', 'The gateway is stopping', { retryAfterSeconds: 1 })
-      return acquireCold(tenant, left())
+      const plan = plans.of(wish.tenant)
+      const admitted = admission.enter({ tenant: wish.tenant, token: wish.token, plan }, left)
+      return admitted instanceof Promise ? admitted.then((one) => enter(one, wish, plan, left)) : enter(admitted, wish, plan, left)
     },
     kill,
     heard(news) {
-      if (news.kind === 'starting')
-        open(news.id, news.tenant).catch((error: Error) => log.warn({ sandbox: news.id, reason: error.message }, 'platform.failed'))
+      if (news.kind === 'starting') open(news.id, news).catch(failed(news.id))
       if (news.kind === 'burning') upkeep.rest(news.id).catch((error: Error) => log.debug({ reason: error.message }, 'platform.failed'))
-      if (news.kind === 'ended') {
-        const tenant = entries.get(news.id)?.tenant ?? null
-        drop(news.id, news.cause)
-        if (tenant !== null) for (const settle of listeners.get(tenant) ?? []) settle(news)
+      if (news.kind === 'crowded') void upkeep.makeRoom(news.wanted).catch(failed(''))
+      if (news.kind === 'worn') {
+        const entry = households.entries.get(news.id)
+        if (entry?.tenant) renewal.renew(entry, { make: makeOf(plans.of(entry.tenant)), spec: news.spec, cause: 'recycled' })
       }
-      if ((news.kind === 'started' && news.tenant !== null) || news.kind === 'failed')
-        for (const settle of listeners.get(news.tenant as TenantId) ?? []) settle(news)
+      placing.heard(news)
+      renewal.heard(news)
+      if (news.kind === 'ended') {
+        options.on.ended(news.cause)
+        drop(news.id, news.cause)
+      }
     },
     async resync() {
       // Before the records are read: what opens meanwhile must not look like a ghost.
-      const known = [...entries.keys()]
+      const known = [...households.entries.keys()]
       const records = await store.list()
-      const live = new Set(records.filter((record) => record.state !== 'draining' && record.state !== 'removed').map((record) => record.id))
-      for (const id of known) if (!live.has(id)) drop(id, 'platform')
-      for (const record of records) if (live.has(record.id)) await open(record.id, 'tenant' in record ? record.tenant : null)
+      const ids = new Set(records.filter(({ state }) => state !== 'removed').map(({ id }) => id))
+      for (const id of known) if (!ids.has(id)) drop(id, 'platform')
+      for (const record of records) {
+        if (record.state === 'removed') continue
+        // One that nobody uses any more is only waiting for its end.
+        if (record.state === 'draining' && !households.entries.has(record.id)) continue
+        const entry = await open(record.id, aboutOf(record))
+        if (record.state === 'draining' && record.users.includes(options.gateway)) renewal.follow(entry, record.cause)
+        if (record.state === 'draining' && entry.leaving !== undefined && entry.inFlight === 0) await upkeep.leave(entry)
+      }
       const living = await store.beat(options.gateway)
       const inTouchSince = lastBeat
       lastBeat = now()
       if (inTouchSince !== undefined && lastBeat - inTouchSince < IN_TOUCH_MS) await upkeep.inherit(records, living)
+      keep()
+    },
+    plansChanged() {
+      refit()
+      keep()
     },
     get size() {
       return {
-        warm: byTenant.size,
-        prewarmed: [...entries.values()].filter((entry) => entry.tenant === null && entry.link.connected).length,
-        inFlight,
+        warm: households.serving.size,
+        prewarmed: [...households.entries.values()].filter((entry) => entry.tenant === null && entry.link.connected).length,
+        inFlight: admission.running,
+        waiting: admission.waiting,
       }
     },
     async [Symbol.asyncDispose]() {
       closed = true
       clearInterval(timer)
-      // What is being opened at this moment is not among the entries yet.
-      await Promise.allSettled(opening.values())
-      await Promise.all([...entries.values()].map((entry) => entry.link[Symbol.asyncDispose]()))
+      await links[Symbol.asyncDispose]()
     },
   }
 }

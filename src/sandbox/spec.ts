@@ -11,6 +11,7 @@ export const LABEL = {
   slot: 'webtask.slot',
   part: 'webtask.part',
   spec: 'webtask.spec',
+  make: 'webtask.make',
 } as const
 
 const MIB = 1024 * 1024
@@ -52,8 +53,22 @@ export function uidOf(deployment: string, slot: number): number {
   return UIDS.first + block * UIDS.perBlock + slot
 }
 
+/** The parts of a class that a plan decides, as a name: sandboxes of one class stand in for each other. */
+export function classKey({ runtime, memoryMib, cpuMillis }: Pick<SandboxClass, 'runtime' | 'memoryMib' | 'cpuMillis'>): string {
+  return `${runtime}-${memoryMib}-${cpuMillis}`
+}
+
+/** The class of that name, in all else like `base`. Throws RangeError for what no plan can ask for: names come over Redis. */
+export function classOf(key: string, base: SandboxClass): SandboxClass {
+  const [, runtime, memory, cpu] = /^(runc|runsc)-(\d{3,5})-(\d{2,5})$/.exec(key) ?? []
+  const [memoryMib, cpuMillis] = [Number(memory), Number(cpu)]
+  if (runtime === undefined || memoryMib < 128 || memoryMib > 65_536 || cpuMillis < 50 || cpuMillis > 64_000)
+    throw new RangeError(`There is no class "${key.slice(0, 64)}"`)
+  return { ...base, runtime: runtime as SandboxClass['runtime'], memoryMib, cpuMillis }
+}
+
 /** What two sandboxes of one kind have in common, as a digest: those that an earlier version made carry another. */
-function specDigest(limits: SandboxClass): string {
+export function specDigest(limits: SandboxClass): string {
   return createHash('sha256')
     .update(JSON.stringify(template({ id: '', deployment: '', slot: 0, directory: '', egressDirectory: '', class: limits })))
     .digest('hex')
@@ -66,7 +81,7 @@ function specDigest(limits: SandboxClass): string {
  */
 export function sandboxSpec(input: SpecInput): ContainerBody {
   const { Labels, ...body } = template(input)
-  return { ...body, Labels: { ...Labels, [LABEL.spec]: specDigest(input.class) } }
+  return { ...body, Labels: { ...Labels, [LABEL.spec]: specDigest(input.class), [LABEL.make]: classKey(input.class) } }
 }
 
 /**

@@ -104,7 +104,7 @@ test('100 simultaneous first requests of one tenant make one container, and none
 })
 
 test('an adopted sandbox serves its tenant for ever and nobody else', async () => {
-  await using deployment = await startDeployment({ WEBTASK_PREWARMED: '1' })
+  await using deployment = await startDeployment({ WEBTASK_PREWARMED: '1', WEBTASK_PREWARMED_MAX: '1' })
   await eventually('a prewarmed sandbox', async () => (await containersOf(deployment.id, 'sandbox')).length === 1)
   const memory =
     'module.exports = cb => { const { writeFileSync, existsSync } = require("fs"); const seen = existsSync("/tmp/mark"); writeFileSync("/tmp/mark", ""); cb(null, { seen }) }'

@@ -2,23 +2,44 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { drift } from '../../src/sandbox/policy.ts'
-import { transition, type Sandbox, type SandboxEvent } from '../../src/sandbox/sandbox.ts'
+import { END_CAUSES, transition, type Sandbox, type SandboxEvent } from '../../src/sandbox/sandbox.ts'
+import { householdOf, placeOfSeat, seatOf } from '../../src/sandbox/seat.ts'
 import type { TenantId } from '../../src/tenant/tenant-id.ts'
 
 const tenant = fc.constantFrom('ann', 'bob', 'cyd') as fc.Arbitrary<TenantId>
 const gateway = fc.constantFrom('g1', 'g2')
-const cause = fc.constantFrom('idle', 'memory', 'timeout', 'crash', 'evicted', 'platform')
+const cause = fc.constantFrom(...END_CAUSES)
+const at = fc.nat()
+const adopted = tenant.chain((owner) =>
+  fc.record({
+    kind: fc.constant('adopted' as const),
+    tenant: fc.constant(owner),
+    seat: fc.nat(2).map((ordinal) => seatOf(householdOf(owner, null), ordinal)),
+    gateway,
+  }),
+)
 const event: fc.Arbitrary<SandboxEvent> = fc.oneof(
   fc.constant({ kind: 'started' } as const),
-  fc.record({ kind: fc.constant('adopted' as const), tenant, gateway }),
-  fc.record({ kind: fc.constant('released' as const), gateway }),
+  adopted,
+  fc.record({ kind: fc.constant('released' as const), gateway, cause, at }),
+  fc.record({ kind: fc.constant('succeeded' as const), cause, at }),
   fc.record({ kind: fc.constant('inherited' as const), gateway, dead: fc.subarray(['g1', 'g2']) }),
-  fc.record({ kind: fc.constant('rested' as const), gateway, at: fc.nat() }),
+  fc.record({ kind: fc.constant('rested' as const), gateway, at }),
   fc.record({ kind: fc.constant('resumed' as const), gateway }),
-  fc.record({ kind: fc.constant('retired' as const), cause }),
+  fc.record({ kind: fc.constant('retired' as const), cause, at }),
   fc.record({ kind: fc.constant('removed' as const), cause }),
-) as fc.Arbitrary<SandboxEvent>
-const start = (owner: TenantId | null): Sandbox => ({ id: 's', state: 'starting', tenant: owner, generation: 0, createdAt: 0 })
+)
+const seatOfTenant = (owner: TenantId) => seatOf(householdOf(owner, null), 0)
+const start = (owner: TenantId | null): Sandbox => ({
+  id: 's',
+  state: 'starting',
+  tenant: owner,
+  seat: owner === null ? null : seatOfTenant(owner),
+  generation: 0,
+  createdAt: 0,
+  make: 'runc-512-1000',
+  spec: 'a',
+})
 
 /** Applies events as the store would: an illegal one changes nothing. */
 function history(owner: TenantId | null, events: readonly SandboxEvent[]): Sandbox[] {
@@ -35,6 +56,27 @@ test('a sandbox never serves two tenants', () => {
     fc.property(fc.option(tenant), fc.array(event, { maxLength: 30 }), (owner, events) => {
       const owners = new Set(history(owner, events).flatMap((state) => ('tenant' in state && state.tenant !== null ? [state.tenant] : [])))
       assert.ok(owners.size <= 1)
+    }),
+  )
+})
+
+test('a sandbox never sits on two seats, and what drains has lost its own', () => {
+  fc.assert(
+    fc.property(fc.option(tenant), fc.array(event, { maxLength: 30 }), (owner, events) => {
+      const states = history(owner, events)
+      assert.ok(new Set(states.flatMap((state) => ('seat' in state && state.seat !== null ? [state.seat] : []))).size <= 1)
+      for (const state of states) if (state.state === 'draining') assert.ok(!('seat' in state))
+    }),
+  )
+})
+
+test('a seat names its household and its number, and no two places have one name', () => {
+  const place = fc.record({ tenant, webtask: fc.option(fc.constantFrom('w1', 'w2')), ordinal: fc.nat(20) })
+  fc.assert(
+    fc.property(place, place, (a, b) => {
+      const seats = [a, b].map((one) => seatOf(householdOf(one.tenant, one.webtask), one.ordinal))
+      assert.deepEqual(placeOfSeat(seats[0]!), { household: householdOf(a.tenant, a.webtask), ordinal: a.ordinal })
+      assert.equal(seats[0] === seats[1], a.tenant === b.tenant && a.webtask === b.webtask && a.ordinal === b.ordinal)
     }),
   )
 })
@@ -65,14 +107,15 @@ test('removed is final, and from draining there is no way back', () => {
 test('a sandbox that a gateway still uses is not released into draining by another', () => {
   fc.assert(
     fc.property(tenant, (owner) => {
+      const seat = seatOfTenant(owner)
       const used = history(null, [
         { kind: 'started' },
-        { kind: 'adopted', tenant: owner, gateway: 'g1' },
-        { kind: 'adopted', tenant: owner, gateway: 'g2' },
-        { kind: 'released', gateway: 'g1' },
+        { kind: 'adopted', tenant: owner, seat, gateway: 'g1' },
+        { kind: 'adopted', tenant: owner, seat, gateway: 'g2' },
+        { kind: 'released', gateway: 'g1', cause: 'idle', at: 1 },
       ]).at(-1)!
       assert.equal(used.state, 'warm')
-      assert.equal(transition(used, { kind: 'released', gateway: 'g2' })?.state, 'draining')
+      assert.equal(transition(used, { kind: 'released', gateway: 'g2', cause: 'idle', at: 2 })?.state, 'draining')
     }),
   )
 })

@@ -6,6 +6,7 @@ import { createLog } from '../../src/log.ts'
 import { connectRedis, waitForRedis, type Redis } from '../../src/redis.ts'
 import { transition, type Sandbox } from '../../src/sandbox/sandbox.ts'
 import { createSandboxStore, type SandboxStore } from '../../src/sandbox/store.ts'
+import { householdOf, seatOf, type Seat } from '../../src/sandbox/seat.ts'
 import { parseTenantId, type TenantId } from '../../src/tenant/tenant-id.ts'
 
 let container: StartedTestContainer
@@ -27,7 +28,20 @@ after(async () => {
 
 const newStore = (): SandboxStore => createSandboxStore(redis, `test:${randomBytes(6).toString('hex')}`)
 const tenant = (name: string): TenantId => parseTenantId(name)!
-const starting = (id: string, owner: TenantId | null = null) => ({ id, state: 'starting', tenant: owner, generation: 0, createdAt: 1 }) as const
+const KIND = { make: 'runc-512-1000', spec: 'a' } as const
+const seat = (name: string, ordinal = 0): Seat => seatOf(householdOf(tenant(name), null), ordinal)
+const starting = (id: string, owner: string | null = null) =>
+  ({
+    id,
+    state: 'starting',
+    tenant: owner === null ? null : tenant(owner),
+    seat: owner === null ? null : seat(owner),
+    generation: 0,
+    createdAt: 1,
+    ...KIND,
+  }) as const
+const adopt = (store: SandboxStore, name: string, options: { gateway: string; candidates: readonly string[] }) =>
+  store.adopt(seat(name), { tenant: tenant(name), ...options })
 
 async function prewarm(store: SandboxStore, id: string): Promise<void> {
   await store.register(starting(id), 100)
@@ -36,7 +50,7 @@ async function prewarm(store: SandboxStore, id: string): Promise<void> {
 
 test('500 provisions of one tenant register one sandbox', async () => {
   const store = newStore()
-  const results = await Promise.all(Array.from({ length: 500 }, (_, index) => store.register(starting(`s${index}`, tenant('ann')), 1000)))
+  const results = await Promise.all(Array.from({ length: 500 }, (_, index) => store.register(starting(`s${index}`, 'ann'), 1000)))
   assert.equal(results.filter((result) => result === 'registered').length, 1)
   assert.equal((await store.list()).length, 1)
 })
@@ -52,7 +66,7 @@ test("tenants that race for prewarmed sandboxes get one each, and none gets anot
   const store = newStore()
   const ids = Array.from({ length: 8 }, (_, index) => `s${index}`)
   for (const id of ids) await prewarm(store, id)
-  const adoptions = await Promise.all(Array.from({ length: 12 }, (_, index) => store.adopt(tenant(`t${index}`), { gateway: 'g1', candidates: ids })))
+  const adoptions = await Promise.all(Array.from({ length: 12 }, (_, index) => adopt(store, `t${index}`, { gateway: 'g1', candidates: ids })))
   const won = adoptions.flatMap((adoption) => (adoption.kind === 'adopted' ? [adoption.id] : []))
   assert.equal(won.length, 8)
   assert.equal(new Set(won).size, 8)
@@ -64,8 +78,8 @@ test('two gateways that adopt for one tenant end up in the same sandbox, and bot
   await prewarm(store, 'a')
   await prewarm(store, 'b')
   const [one, two] = await Promise.all([
-    store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['a', 'b'] }),
-    store.adopt(tenant('ann'), { gateway: 'g2', candidates: ['b', 'a'] }),
+    adopt(store, 'ann', { gateway: 'g1', candidates: ['a', 'b'] }),
+    adopt(store, 'ann', { gateway: 'g2', candidates: ['b', 'a'] }),
   ])
   assert.ok(one.kind !== 'none' && two.kind !== 'none' && one.id === two.id)
   const record = await store.read(one.id)
@@ -76,22 +90,22 @@ test('two gateways that adopt for one tenant end up in the same sandbox, and bot
 test('a paused sandbox is resumed for its tenant alone, by one of those who ask at once', async () => {
   const store = newStore()
   await prewarm(store, 's1')
-  await store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['s1'] })
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['s1'] })
   const warm = (await store.read('s1'))!
   await store.swap(warm, transition(warm, { kind: 'rested', gateway: 'g1', at: 7 })!)
-  assert.deepEqual(await store.adopt(tenant('bob'), { gateway: 'g1', candidates: ['s1'] }), { kind: 'none' })
-  const asked = await Promise.all(['g1', 'g2', 'g3'].map((gateway) => store.adopt(tenant('ann'), { gateway, candidates: [] })))
+  assert.deepEqual(await adopt(store, 'bob', { gateway: 'g1', candidates: ['s1'] }), { kind: 'none' })
+  const asked = await Promise.all(['g1', 'g2', 'g3'].map((gateway) => adopt(store, 'ann', { gateway, candidates: [] })))
   assert.deepEqual(asked.map(({ kind }) => kind).toSorted(), ['existing', 'existing', 'resumed'])
   const { users, ...record } = (await store.read('s1')) as Sandbox & { state: 'warm' }
-  assert.deepEqual(record, { id: 's1', state: 'warm', tenant: 'ann', createdAt: 1, generation: warm.generation + 4 })
+  assert.deepEqual(record, { id: 's1', state: 'warm', tenant: 'ann', seat: 'ann', createdAt: 1, ...KIND, generation: warm.generation + 4 })
   assert.deepEqual(users.toSorted(), ['g1', 'g2', 'g3'])
 })
 
 test('a sandbox that was adopted is never a candidate again', async () => {
   const store = newStore()
   await prewarm(store, 'a')
-  await store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['a'] })
-  assert.deepEqual(await store.adopt(tenant('bob'), { gateway: 'g1', candidates: ['a'] }), { kind: 'none' })
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['a'] })
+  assert.deepEqual(await adopt(store, 'bob', { gateway: 'g1', candidates: ['a'] }), { kind: 'none' })
   const record = await store.read('a')
   assert.ok(record?.state === 'warm' && record.tenant === 'ann')
 })
@@ -100,8 +114,8 @@ test('a write that read an older generation does not land', async () => {
   const store = newStore()
   await prewarm(store, 'a')
   const read = (await store.read('a')) as Sandbox
-  await store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['a'] })
-  assert.equal(await store.swap(read, transition(read, { kind: 'retired', cause: 'idle' })!), 'stale')
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['a'] })
+  assert.equal(await store.swap(read, transition(read, { kind: 'retired', cause: 'idle', at: 5 })!), 'stale')
   assert.equal((await store.read('a'))?.state, 'warm')
 })
 
@@ -109,19 +123,69 @@ test('a tenant whose sandbox drains may have a successor at once', async () => {
   const store = newStore()
   await prewarm(store, 'a')
   await prewarm(store, 'b')
-  await store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['a'] })
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['a'] })
   const read = (await store.read('a')) as Sandbox
-  assert.equal(await store.swap(read, transition(read, { kind: 'released', gateway: 'g1' })!), 'swapped')
-  assert.deepEqual(await store.adopt(tenant('ann'), { gateway: 'g1', candidates: ['a', 'b'] }), { kind: 'adopted', id: 'b' })
+  assert.equal(await store.swap(read, transition(read, { kind: 'released', gateway: 'g1', cause: 'idle', at: 5 })!), 'swapped')
+  assert.deepEqual(await adopt(store, 'ann', { gateway: 'g1', candidates: ['a', 'b'] }), { kind: 'adopted', id: 'b' })
   assert.equal(await store.forget('a'), true)
-  assert.deepEqual(await store.adopt(tenant('ann'), { gateway: 'g2', candidates: [] }), { kind: 'existing', id: 'b' })
+  assert.deepEqual(await adopt(store, 'ann', { gateway: 'g2', candidates: [] }), { kind: 'existing', id: 'b' })
 })
 
 test('what is forgotten leaves nothing behind', async () => {
   const store = newStore()
-  await store.register(starting('a', tenant('ann')), 10)
+  await store.register(starting('a', 'ann'), 10)
   assert.equal(await store.forget('a'), true)
   assert.equal(await store.forget('a'), false)
   assert.deepEqual(await store.list(), [])
-  assert.equal(await store.register(starting('b', tenant('ann')), 10), 'registered')
+  assert.equal(await store.register(starting('b', 'ann'), 10), 'registered')
+})
+
+test('a fresh sandbox takes the seat of an old one, which drains with its users, and only once', async () => {
+  const store = newStore()
+  for (const id of ['old', 'new', 'other']) await prewarm(store, id)
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['old'] })
+  await adopt(store, 'ann', { gateway: 'g2', candidates: [] })
+  const renew = (candidates: string[]) => store.renew(seat('ann'), { old: 'old', gateway: 'g1', cause: 'recycled', at: 9, candidates })
+  assert.deepEqual(await renew([]), { kind: 'none' })
+  const both = await Promise.all([renew(['new', 'other']), renew(['other', 'new'])])
+  assert.deepEqual(both.map(({ kind }) => kind).toSorted(), ['lost', 'renewed'])
+  const old = await store.read('old')
+  assert.ok(old?.state === 'draining' && old.cause === 'recycled' && old.since === 9)
+  assert.deepEqual([...old.users].toSorted(), ['g1', 'g2'])
+  const won = both.find((one) => one.kind === 'renewed')!
+  assert.deepEqual(await adopt(store, 'ann', { gateway: 'g2', candidates: ['new', 'other'] }), { kind: 'existing', id: 'id' in won ? won.id : '' })
+})
+
+test('users that left one by one are a list to the last', async () => {
+  const store = newStore()
+  await prewarm(store, 'old')
+  await prewarm(store, 'new')
+  await store.register(starting('made', 'bob'), 10)
+  await store.swap(starting('made', 'bob'), transition(starting('made', 'bob'), { kind: 'started' })!)
+  // Made for bob, and nobody uses it yet: its list of users is empty.
+  assert.equal((await store.renew(seat('bob'), { old: 'made', gateway: 'g1', cause: 'recycled', at: 9, candidates: ['new'] })).kind, 'renewed')
+  const drained = await store.read('made')
+  assert.ok(drained?.state === 'draining')
+  assert.deepEqual(drained.users, [])
+})
+
+test('the seats of one tenant hold a sandbox each', async () => {
+  const store = newStore()
+  for (const id of ['a', 'b', 'c']) await prewarm(store, id)
+  const adoptions = await Promise.all(
+    [0, 1, 1, 2].map((ordinal) => store.adopt(seat('ann', ordinal), { tenant: tenant('ann'), gateway: 'g1', candidates: ['a', 'b', 'c'] })),
+  )
+  assert.equal(new Set(adoptions.map((one) => (one.kind === 'none' ? '' : one.id))).size, 3)
+  assert.deepEqual(adoptions.map(({ kind }) => kind).toSorted(), ['adopted', 'adopted', 'adopted', 'existing'])
+})
+
+test('what first requests waited is kept for advice, the newest part of it', async () => {
+  const store = newStore()
+  const began = Date.now()
+  for (const ms of [3, 250]) await store.recordStart({ at: began, make: KIND.make, how: ms < 100 ? 'adopted' : 'made', ms })
+  assert.deepEqual(await store.starts(began - 1000), [
+    { at: began, make: KIND.make, how: 'adopted', ms: 3 },
+    { at: began, make: KIND.make, how: 'made', ms: 250 },
+  ])
+  assert.deepEqual(await store.starts(Date.now() + 60_000), [])
 })

@@ -1,6 +1,6 @@
--- Give a tenant its sandbox: the one it has, or the first candidate that still belongs to nobody. For ever.
--- KEYS[1] sandboxes (hash id -> record)  KEYS[2] tenants (hash tenant -> id)
--- ARGV[1] tenant  ARGV[2] gateway  ARGV[3..] candidate ids, best first
+-- Give a seat its sandbox: the one it has, or the first candidate that still belongs to nobody. For ever.
+-- KEYS[1] sandboxes (hash id -> record)  KEYS[2] seats (hash seat -> id)
+-- ARGV[1] seat  ARGV[2] tenant  ARGV[3] gateway  ARGV[4..] candidate ids, best first
 -- Returns {'existing', id} | {'starting', id} | {'adopted', id} | {'resumed', id}: it must be thawed | {'none', ''}
 local function decode(id)
   local text = redis.call('HGET', KEYS[1], id)
@@ -15,10 +15,10 @@ if own then
   local record = decode(own)
   if record and record.state == 'warm' then
     local known = false
-    for _, user in ipairs(record.users) do known = known or user == ARGV[2] end
+    for _, user in ipairs(record.users) do known = known or user == ARGV[3] end
     if not known then
       -- A fresh table: cjson would write an emptied array as an object.
-      local users = { ARGV[2] }
+      local users = { ARGV[3] }
       for _, user in ipairs(record.users) do users[#users + 1] = user end
       record.users = users
       save(record)
@@ -28,20 +28,21 @@ if own then
   if record and record.state == 'paused' then
     record.state = 'warm'
     record.pausedAt = nil
-    record.users = { ARGV[2] }
+    record.users = { ARGV[3] }
     save(record)
     return { 'resumed', own }
   end
   if record and record.state == 'starting' then return { 'starting', own } end
-  -- Draining: a successor may be made; the old one loses its place, not its end.
+  -- Draining or gone: a successor may be made; the old one loses its seat, not its end.
   redis.call('HDEL', KEYS[2], ARGV[1])
 end
-for i = 3, #ARGV do
+for i = 4, #ARGV do
   local record = decode(ARGV[i])
   if record and record.state == 'prewarmed' then
     record.state = 'warm'
-    record.tenant = ARGV[1]
-    record.users = { ARGV[2] }
+    record.tenant = ARGV[2]
+    record.seat = ARGV[1]
+    record.users = { ARGV[3] }
     save(record)
     redis.call('HSET', KEYS[2], ARGV[1], record.id)
     return { 'adopted', record.id }

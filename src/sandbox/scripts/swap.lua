@@ -1,6 +1,6 @@
 -- Replace a sandbox's record, but only if nobody replaced it since we read it.
--- KEYS[1] sandboxes (hash id -> record)  KEYS[2] tenants (hash tenant -> id)
--- ARGV[1] id  ARGV[2] generation we read  ARGV[3] next record  ARGV[4] tenant that loses this sandbox, or ''
+-- KEYS[1] sandboxes (hash id -> record)  KEYS[2] seats (hash seat -> id)
+-- ARGV[1] id  ARGV[2] generation we read  ARGV[3] next record  ARGV[4] seat that it loses, or ''
 -- Returns 1 swapped | 0 stale | -1 gone
 local text = redis.call('HGET', KEYS[1], ARGV[1])
 if not text then return -1 end
