@@ -14,8 +14,6 @@ import type { ContainerDriver } from './sandbox/driver.ts'
 import { checkEngine } from './sandbox/engine-check.ts'
 import { openLifecycleQueue } from './sandbox/lifecycle.ts'
 import { startOrchestrator } from './sandbox/orchestrator.ts'
-import { auditSandboxes } from './sandbox/posture/audit.ts'
-import { hasFailed, reportText } from './sandbox/posture/report.ts'
 import { startRedisContainer } from './sandbox/redis-container.ts'
 import { createSandboxStore, type SandboxNews } from './sandbox/store.ts'
 
@@ -29,11 +27,6 @@ Roles:
   gateway       the front door and management API; no access to Docker, no way out
   orchestrator  makes and removes sandboxes; the only one with access to Docker
   egress        fetches code and lets webtasks connect; the only one with a way out
-
-Or, on the machine of the container engine, as root:
-  posture       judges every running sandbox of this deployment: Kubernetes' Pod Security "restricted", the CIS Docker
-                benchmark's container section, our own promises. Ends with 1 when one fails without a documented reason.
-                --all: of every deployment of the engine. --json: everything, for programs.
 
 Settings come from the environment; README.md lists them.`
 
@@ -267,28 +260,9 @@ async function start(role: Role, signal: AbortSignal): Promise<AsyncDisposable> 
   return parts.move()
 }
 
-/** Looks at what runs, changes nothing. Without a deployment in the settings or the data directory: all of the engine's. */
-async function posture(words: readonly string[]): Promise<number> {
-  const config = parseConfig(process.env)
-  const file = path.join(config.WEBTASK_DATA_DIR, 'deployment')
-  const own = config.WEBTASK_DEPLOYMENT ?? (await readFile(file, 'utf8').catch(() => undefined))?.trim()
-  const judged = await auditSandboxes(createDockerDriver(), words.includes('--all') ? undefined : own)
-  say(words.includes('--json') ? JSON.stringify(judged, null, 2) : reportText(judged))
-  return hasFailed(judged) ? 1 : 0
-}
-
 async function main(): Promise<void> {
-  const [asked = 'all', ...words] = process.argv.slice(2)
+  const [asked = 'all'] = process.argv.slice(2)
   if (asked === '--help' || asked === '-h') return say(HELP)
-  if (asked === 'posture') {
-    try {
-      process.exitCode = await posture(words)
-    } catch (error) {
-      process.stderr.write(`${(error as Error).message}\n`)
-      process.exitCode = 2
-    }
-    return
-  }
   const role = ROLES.find((name) => name === asked)
   if (role === undefined) {
     process.stderr.write(`No such role: "${asked}"\n\n${HELP}\n`)

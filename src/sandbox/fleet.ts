@@ -51,8 +51,8 @@ export interface Fleet {
   found(live: Live): void
   /** Provisions under way here. */
   readonly underway: ReadonlySet<string>
-  /** What runs and is not frozen, as far as it is known here. */
-  awake(): { id: string; container: string; make: string }[]
+  /** What runs, as far as it is known here. */
+  known(): { id: string; container: string; make: string; paused: boolean }[]
   /** Removes the directories of all but these. */
   sweep(keep: ReadonlySet<string>): Promise<void>
   /** Digest of what would be made of that class today. */
@@ -126,11 +126,12 @@ export function createFleet(options: FleetOptions): Fleet {
     await mkdir(egressDirectory(runDir, id), { recursive: true })
     // The egress role may be another user, who can put a socket there but cannot put another directory in its place.
     await chmod(egressDirectory(runDir, id), 0o777)
-    await store.publish({ kind: 'starting', id, tenant: starting.tenant, seat: starting.seat, make: starting.make })
-    const spec = sandboxSpec({ id, deployment, slot: takeSlot(id), directory, egressDirectory: egressDirectory(runDir, id), class: kind })
-    const container = await driver.create(name, spec)
+    const { tenant, seat, make, spec } = starting
+    await store.publish({ kind: 'starting', id, tenant, seat, make, spec })
+    const body = sandboxSpec({ id, deployment, slot: takeSlot(id), directory, egressDirectory: egressDirectory(runDir, id), class: kind })
+    const container = await driver.create(name, body)
     await driver.start(container)
-    containers.set(id, { container, paused: false, make: starting.make })
+    containers.set(id, { container, paused: false, make })
   }
 
   async function discard(id: string, container: string | undefined, cause: EndCause): Promise<void> {
@@ -198,7 +199,7 @@ export function createFleet(options: FleetOptions): Fleet {
       if (Number.isSafeInteger(one.slot)) slots.set(one.id, one.slot)
     },
     underway,
-    awake: () => [...containers].filter(([, { paused }]) => !paused).map(([id, { container, make }]) => ({ id, container, make })),
+    known: () => [...containers].map(([id, one]) => ({ id, ...one })),
     async sweep(keep) {
       const names = await Promise.all(['s', 'e'].map((folder) => readdir(path.join(runDir, folder)).catch(() => [])))
       for (const name of new Set(names.flat()))

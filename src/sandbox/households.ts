@@ -9,7 +9,8 @@ export interface Entry {
   readonly id: string
   readonly link: AgentLink
   readonly make: string
-  readonly spec: string
+  /** Empty until it is known. */
+  spec: string
   tenant: TenantId | null
   seat: Seat | null
   inFlight: number

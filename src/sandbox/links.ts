@@ -29,7 +29,7 @@ export interface OpenAbout {
   readonly tenant: TenantId | null
   readonly seat: Seat | null
   readonly make: string
-  readonly spec?: string
+  readonly spec: string
 }
 
 /** The sandboxes that this gateway is, or will be, connected to: each is waited for once, and cleared away whole. */
@@ -57,7 +57,7 @@ export function createLinks(options: LinksOptions): Links {
     return underway
   }
 
-  async function openNew(id: string, { tenant, seat, make, spec = '' }: OpenAbout): Promise<Entry> {
+  async function openNew(id: string, { tenant, seat, make, spec }: OpenAbout): Promise<Entry> {
     const { gateway, now } = options
     const link = await openAgentLink({
       ...options.link,

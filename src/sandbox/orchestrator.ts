@@ -108,14 +108,15 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
   /** Those that have served their time: gateways replace what is in use, the rest just goes. */
   async function wear(): Promise<void> {
     const used = new Map<string, number>()
-    for (const { id, container } of fleet.awake()) used.set(id, (await cgroupMemoryBytes(container)) ?? 0)
+    for (const { id, container } of fleet.known()) used.set(id, (await cgroupMemoryBytes(container)) ?? 0)
     const isTooFull = (record: Sandbox) => {
       const limit = Number(record.make.split('-')[1]) * 1024 * 1024
       return (used.get(record.id) ?? 0) > (limit * options.memoryHighPercent) / 100
     }
     const worn = (await store.list()).filter(
       (record) =>
-        isWorn(record, { spec: fleet.specOf(record.make), ageMs: options.ageMs, now: now() }) || (record.state === 'warm' && isTooFull(record)),
+        isWorn(record, { spec: fleet.specOf(record.make), ageMs: options.ageMs, now: now() }) ||
+        ((record.state === 'warm' || record.state === 'paused') && isTooFull(record)),
     )
     for (const record of worn.filter(({ state }) => state === 'warm').slice(0, WORN_AT_ONCE))
       await store.publish({ kind: 'worn', id: record.id, spec: fleet.specOf(record.make) })
@@ -193,7 +194,7 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
   stack.use(repeat(() => WEAR_MS, wear))
   stack.use(
     watchBurning({
-      running: fleet.awake,
+      running: () => fleet.known().filter(({ paused }) => !paused),
       cpuNanos: (container) => driver.cpuNanos(container),
       burning: (id) => guarded(() => store.publish({ kind: 'burning', id })),
     }),

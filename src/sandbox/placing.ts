@@ -29,7 +29,7 @@ export interface PlacingOptions {
   readonly egress?: WayOut | undefined
   readonly households: Households
   /** Connects to a sandbox, or is already. */
-  open(id: string, about: { tenant: TenantId | null; seat: Seat | null; make: string }): Promise<Entry>
+  open(id: string, about: { tenant: TenantId | null; seat: Seat | null; make: string; spec: string }): Promise<Entry>
   /** The deployment is full: so many seats of this gateway wait for room. */
   makeRoom(seats: number): void
 }
@@ -69,8 +69,8 @@ export function createPlacing(options: PlacingOptions): Placing {
         resolve(news)
       }
       const abort = () => {
-        settle(undefined)
         reject(signal.reason as Error)
+        settle(undefined)
       }
       const timer = setTimeout(settle, ms, undefined)
       signal.addEventListener('abort', abort, { once: true })
@@ -113,11 +113,12 @@ export function createPlacing(options: PlacingOptions): Placing {
     const { seat, tenant, make } = wanted
     const began = now()
     for (let isMade = false; ;) {
+      signal.throwIfAborted()
       const adoption = await store.adopt(seat, { tenant, gateway: options.gateway, candidates: candidates(make) })
       if (adoption.kind !== 'none' && adoption.kind !== 'starting') {
         // What is sent to it meanwhile waits in its sockets until it is thawed.
         if (adoption.kind === 'resumed') await queue.resume(adoption.id)
-        const entry = await options.open(adoption.id, { tenant, seat, make })
+        const entry = await options.open(adoption.id, { tenant, seat, make, spec: '' })
         if (adoption.kind === 'adopted') {
           log.info({ sandbox: adoption.id, tenant }, 'sandbox.adopted')
           void store.publish({ kind: 'adopted', id: adoption.id, make }).catch(() => {})

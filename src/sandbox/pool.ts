@@ -234,6 +234,7 @@ export function createPool(options: PoolOptions): Pool {
         // One that nobody uses any more is only waiting for its end.
         if (record.state === 'draining' && !households.entries.has(record.id)) continue
         const entry = await open(record.id, aboutOf(record))
+        entry.spec = record.spec
         if (record.state === 'draining' && record.users.includes(options.gateway)) renewal.follow(entry, record.cause)
         if (record.state === 'draining' && entry.leaving !== undefined && entry.inFlight === 0) await upkeep.leave(entry)
       }

@@ -10,7 +10,14 @@ export type Renewal = { kind: 'renewed'; id: string } | { kind: 'none' } | { kin
 
 /** What the parts tell each other about sandboxes. At most once: whoever listens also re-reads the records after a gap. */
 export type SandboxNews =
-  | { readonly kind: 'starting'; readonly id: string; readonly tenant: TenantId | null; readonly seat: Seat | null; readonly make: string }
+  | {
+      readonly kind: 'starting'
+      readonly id: string
+      readonly tenant: TenantId | null
+      readonly seat: Seat | null
+      readonly make: string
+      readonly spec: string
+    }
   | { readonly kind: 'started'; readonly id: string; readonly seat: Seat | null }
   | { readonly kind: 'adopted'; readonly id: string; readonly make: string }
   /** A fresh one took the seat: what still runs in the old one may finish. */

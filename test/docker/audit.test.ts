@@ -14,7 +14,7 @@ const engine = (await docker.info()) as { Runtimes: object }
 
 /** `npm run posture`, as an operator runs it. */
 async function posture(settings: Record<string, string>, ...words: string[]): Promise<{ code: number; out: string }> {
-  const asked = promisify(execFile)(process.execPath, ['src/main.ts', 'posture', ...words], { cwd: ROOT, env: { ...process.env, ...settings } })
+  const asked = promisify(execFile)(process.execPath, ['src/posture.ts', ...words], { cwd: ROOT, env: { ...process.env, ...settings } })
   return asked.then(
     ({ stdout }) => ({ code: 0, out: stdout }),
     ({ code, stdout, stderr }) => ({ code, out: stdout + stderr }),

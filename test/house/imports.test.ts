@@ -21,7 +21,7 @@ function importsOf(file: string): string[] {
 const room = (file: string) => (file.includes('/') ? file.split('/')[0]! : file)
 
 /** Composition roots, each a program of its own. */
-const ROOTS = ['main.ts', 'keys.ts']
+const ROOTS = ['main.ts', 'keys.ts', 'posture.ts', 'advise.ts']
 
 /** What each room may import besides itself. A room is a folder of src/ or a file beside them. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
@@ -30,6 +30,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'log.ts': [],
   'redis.ts': ['log.ts'],
   'keys.ts': ['config.ts', 'token'],
+  'posture.ts': ['config.ts', 'sandbox'],
+  'advise.ts': ['config.ts', 'log.ts', 'redis.ts', 'sandbox'],
   protocol: [],
   agent: ['protocol'],
   tenant: ['errors.ts', 'redis.ts'],
