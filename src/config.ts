@@ -54,6 +54,7 @@ const text = z.string().min(1, 'must not be empty')
 const SETTINGS = {
   WEBTASK_HOST: text.default('127.0.0.1').describe('Address the front door listens on'),
   WEBTASK_PORT: integer(0, 65_535, 8080).describe('Port of the front door; 0 picks a free one'),
+  WEBTASK_REUSE_PORT: z.enum(['on', 'off']).default('off').describe('Whether several gateways of a machine may listen on the same port'),
   WEBTASK_ADMIN_HOST: text.default('127.0.0.1').describe('Address of /healthz, /readyz and /metrics'),
   WEBTASK_ADMIN_PORT: integer(0, 65_535, 8081).describe('Port of /healthz, /readyz and /metrics; 0 picks a free one'),
   WEBTASK_PUBLIC_URL: z

@@ -30,6 +30,9 @@ export function redisPlace(url: string): string {
   return 'path' in address ? address.path : `${address.host}:${address.port}`
 }
 
+/** Pause before a lost connection is tried again (ms): short, because a Redis that is back is waited for. */
+const retryAfterMs = (attempt: number): number => Math.min(25 * 2 ** attempt, 200)
+
 /** How long a command of the request path may take before it fails (ms). */
 const COMMAND_TIMEOUT_MS = 5_000
 
@@ -44,7 +47,7 @@ export function connectRedis(url: string, log: Log): Redis {
     connectTimeout: 2_000,
     commandTimeout: COMMAND_TIMEOUT_MS,
     maxRetriesPerRequest: 1,
-    retryStrategy: (attempt: number) => Math.min(50 * 2 ** attempt, 1_000),
+    retryStrategy: retryAfterMs,
   })
   // Until it was there once, whoever waits for it says so.
   let lost = true
@@ -82,7 +85,7 @@ export function connectQueue(url: string, options: { enableOfflineQueue: boolean
       ...redisOptions(url),
       ...options,
       maxRetriesPerRequest: null,
-      retryStrategy: (attempt: number) => Math.min(50 * 2 ** attempt, 1_000),
+      retryStrategy: retryAfterMs,
     }),
   )
   return {

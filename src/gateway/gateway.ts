@@ -7,7 +7,7 @@ import { openLifecycleQueue } from '../sandbox/lifecycle.ts'
 import { createPool } from '../sandbox/pool.ts'
 import { createSandboxStore, type SandboxNews } from '../sandbox/store.ts'
 import { createAdmission } from '../tenant/admission.ts'
-import { assertFresh } from '../token/fresh.ts'
+import { assertFresh, isFresh } from '../token/fresh.ts'
 import { watchKeyring } from '../token/key-watch.ts'
 import { openRevocationFile } from '../token/revocation-file.ts'
 import { createRevocations } from '../token/revocations.ts'
@@ -200,7 +200,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const app = createApp({ tokens, service, plans, invoke, newRequestId: requestIds, bodyTimes })
   let draining = false
 
-  const stale = () => Math.max(revocations.staleSeconds(), keys.staleSeconds()) > staleMaxSeconds
+  const stale = () => !isFresh(Math.max(revocations.staleSeconds(), keys.staleSeconds()), staleMaxSeconds)
   const ready = () => [...(draining ? ['draining'] : []), ...(redis.status === 'ready' ? [] : ['redis']), ...(stale() ? ['revocations'] : [])]
   const admin = starting.use(
     await listenHttp(createAdminApp({ metrics, ready }), {
@@ -214,6 +214,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     await listenHttp(app, {
       host: config.WEBTASK_HOST,
       port: config.WEBTASK_PORT,
+      reusePort: config.WEBTASK_REUSE_PORT === 'on',
       headerMaxBytes: config.WEBTASK_HEADER_BYTES,
       newRequestId: requestIds,
     }),

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { WebtaskError } from '../errors.ts'
+import { createConnections } from './connections.ts'
 import { sendProblem, toProblem, type Problem } from './problem.ts'
 
 /** Longest a caller may take to send a request's headers (ms); bodies are bounded by the invocation's own deadline. */
@@ -16,13 +17,18 @@ const MAX_HEADERS = 200
 
 export interface ListeningServer extends AsyncDisposable {
   readonly port: number
-  /** No new connections or requests; resolves when the running ones have ended, or after `ms`. */
+  /**
+   * No new connections; resolves when the running requests have ended, or after `ms`. Callers hear with their next answer that the
+   * connection closes, and one that is quiet is closed only after a moment, so that no request meets a closing connection.
+   */
   drain(ms: number): Promise<void>
 }
 
 export interface ListenOptions {
   readonly host: string
   readonly port: number
+  /** Share the port with others that ask for it. */
+  readonly reusePort?: boolean
   readonly headerMaxBytes: number
   readonly newRequestId: () => string
 }
@@ -48,7 +54,9 @@ export async function listenHttp(
     keepAliveTimeout: KEEP_ALIVE_MS,
     requireHostHeader: false,
   }
+  const connections = createConnections()
   const server = createServer(limits, (incoming, outgoing) => {
+    connections.answering(incoming.socket, outgoing)
     if (incoming.httpVersionMajor < 1) return answer(outgoing, 'HTTP/0.9 is not spoken here')
     const hosts = incoming.headersDistinct.host?.length ?? 0
     if (hosts > 1) return answer(outgoing, 'There is more than one Host header')
@@ -61,6 +69,7 @@ export async function listenHttp(
     void listener(incoming, outgoing)
   })
   server.maxHeadersCount = MAX_HEADERS
+  server.on('connection', connections.opened)
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET') socket.destroy()
     else refuse(socket, toProblem(meaningOf(error), newRequestId()))
@@ -81,11 +90,10 @@ export async function listenHttp(
 
   async function drain(ms: number): Promise<void> {
     const closed = new Promise<void>((resolve) => server.close(() => resolve()))
-    server.closeIdleConnections()
-    const sweep = setInterval(() => server.closeIdleConnections(), 50)
+    using closing = connections.close()
+    void closing
     const late = setTimeout(() => server.closeAllConnections(), ms)
     await closed
-    clearInterval(sweep)
     clearTimeout(late)
   }
   return { port, drain, [Symbol.asyncDispose]: () => drain(0) }
@@ -98,14 +106,14 @@ function pathOf(target: string): string {
   return path.startsWith('/') ? path : `/${path}`
 }
 
-function listening(server: Server, { host, port }: ListenOptions): Promise<void> {
+function listening(server: Server, { host, port, reusePort = false }: ListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EADDRINUSE')
         reject(new Error(`Port ${port} on ${host} is taken: stop what uses it, or choose another with WEBTASK_PORT or WEBTASK_ADMIN_PORT`))
       else reject(new Error(`Cannot listen on ${host}:${port}: ${error.message}`))
     })
-    server.listen(port, host, resolve)
+    server.listen({ port, host, reusePort }, resolve)
   })
 }
 

@@ -39,7 +39,7 @@ export interface Revocations extends Disposable {
   revokeTenant(tenant: TenantId): Promise<void>
   /** The first second in which tokens for these tenants can be issued: after the last revocation of one of them. */
   earliestIssue(ten: Claims['ten']): number
-  /** How long ago this process last knew that it has missed nothing, in seconds; moves on with time, not with the clock. */
+  /** For how long this process has not known whether it missed something, in seconds; moves on with time, not with the clock. */
   staleSeconds(): number
 }
 
@@ -57,6 +57,8 @@ return version`
 
 /** Longest time until a lost message or a silent connection is noticed, in milliseconds. */
 const CHECK_EVERY_MS = 400
+/** And until one that is back is noticed. */
+const RETRY_EVERY_MS = 100
 const PRUNE_EVERY_SECONDS = 600
 
 /**
@@ -90,7 +92,8 @@ export async function createRevocations(deps: {
   let epoch: string | null = null
   let syncedAt = performance.now()
   let prunedAt = now()
-  let failing = false
+  /** When the first look of those that failed since the last good one began. */
+  let unreadableSince: number | undefined
   let timer: NodeJS.Timeout | undefined
 
   const write = ({ subject, value }: Revocation): Promise<unknown> => redis.eval(REVOKE, 2, key, versionKey, subject, value, key)
@@ -124,6 +127,7 @@ export async function createRevocations(deps: {
     const found = { version: Number(text ?? 0), epoch: epochFound }
     if (found.version !== version || found.epoch === null || found.epoch !== epoch) await load(found)
     syncedAt = started
+    unreadableSince = undefined
     if (unsure.size > 0) await Promise.allSettled([...unsure.values()].map(record))
     if (now() - prunedAt > PRUNE_EVERY_SECONDS) await prune()
   }
@@ -163,20 +167,21 @@ export async function createRevocations(deps: {
 
   /** One check at a time; the next is planned when the last has ended, well or not. */
   const checkLater = (): void => {
-    timer = setTimeout(() => {
-      check()
-        .then(
-          () => (failing = false),
-          (error: unknown) => {
-            if (!failing) deps.onError?.(error)
-            failing = true
-          },
-        )
-        .finally(() => timer !== undefined && checkLater())
-    }, CHECK_EVERY_MS).unref()
+    timer = setTimeout(
+      () => {
+        const started = performance.now()
+        check()
+          .catch((error: unknown) => {
+            if (unreadableSince === undefined) deps.onError?.(error)
+            unreadableSince ??= started
+          })
+          .finally(() => timer !== undefined && checkLater())
+      },
+      unreadableSince === undefined ? CHECK_EVERY_MS : RETRY_EVERY_MS,
+    ).unref()
   }
 
-  const staleSeconds = (): number => (performance.now() - syncedAt) / 1000
+  const staleSeconds = (): number => (performance.now() - (unreadableSince ?? syncedAt)) / 1000
 
   subscriber.on('message', onMessage)
   try {
