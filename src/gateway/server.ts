@@ -1,5 +1,5 @@
 import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { Server as NetServer, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { WebtaskError } from '../errors.ts'
@@ -89,7 +89,8 @@ export async function listenHttp(
   const { port } = server.address() as AddressInfo
 
   async function drain(ms: number): Promise<void> {
-    const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+    // Not the HTTP server's own: that would close quiet connections at once, whatever is on its way on them.
+    const closed = new Promise<void>((resolve) => void NetServer.prototype.close.call(server, () => resolve()))
     using closing = connections.close()
     void closing
     const late = setTimeout(() => server.closeAllConnections(), ms)
