@@ -29,7 +29,7 @@ for (const runtime of ['runc', 'runsc'])
     `every sandbox of a live deployment passes, prewarmed or used: ${runtime}`,
     { skip: !(runtime in engine.Runtimes) && 'the engine lacks it' },
     async () => {
-      await using deployment = await startDeployment({ WEBTASK_RUNTIME: runtime, WEBTASK_PREWARMED: '1' })
+      await using deployment = await startDeployment({ WEBTASK_RUNTIME: runtime, WEBTASK_PREWARMED: '1', WEBTASK_PREWARMED_MAX: '1' })
       for (const tenant of ['acme', 'beta']) assert.equal((await deployment.run(tenant, 'module.exports = cb => cb(null, 1)')).status, 200)
       await eventually(
         'a prewarmed one beside them',

@@ -104,6 +104,8 @@ export class FakeGateway implements AsyncDisposable {
           socket.on('data', onUnasked)
           const client = new Client('http://worker', {
             connect(_options, done) {
+              // The client gets this connection and never another.
+              if (socket.destroyed) return void setImmediate(done, new Error('The connection to the worker is gone'), null)
               socket.off('data', onUnasked)
               socket.pause()
               setImmediate(done, null, socket)
@@ -208,7 +210,7 @@ export class FakeGateway implements AsyncDisposable {
 
   /** Taken in the same breath as it is found: many may be waiting for one. */
   #take(worker: string): WorkerLine | undefined {
-    const line = this.lines.findLast((candidate) => candidate.worker === worker && !candidate.busy)
+    const line = this.lines.findLast((candidate) => candidate.worker === worker && !candidate.busy && !candidate.socket.destroyed)
     if (line) line.busy = true
     return line
   }
