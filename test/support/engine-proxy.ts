@@ -7,6 +7,11 @@ import { docker } from './docker.ts'
 export interface EngineProxy extends AsyncDisposable {
   /** A DOCKER_HOST. */
   readonly host: string
+  /**
+   * From now on, what happens to each request: it `stalls` until this is set again, its answer is `lost` after the engine did it, the engine
+   * is `away`, or `refuses` as it does while somebody else's removal is in progress, without doing it.
+   */
+  fault: ((method: string, path: string) => 'stall' | 'lose' | 'away' | 'refuse' | undefined) | undefined
 }
 
 /** The engine that the tests use; the library looks for it only when no DOCKER_HOST names one. */
@@ -16,12 +21,32 @@ export async function engineSocket(): Promise<string> {
 }
 
 /** The real engine behind a socket of ours, but for what it says of itself: `change` alters its answers to /info and /version. */
-export async function startEngineProxy(change: { info?: (info: any) => void; version?: (version: any) => void }): Promise<EngineProxy> {
+export async function startEngineProxy(change: { info?: (info: any) => void; version?: (version: any) => void } = {}): Promise<EngineProxy> {
   const directory = await mkdtemp(path.join(os.tmpdir(), 'wt-engine-'))
   const file = path.join(directory, 'docker.sock')
   const socketPath = await engineSocket()
+  let fault: EngineProxy['fault']
+  const stalled = new Set<() => void>()
   const server = http.createServer((request, response) => {
+    const broken = fault?.(request.method!, request.url!.replace(/^\/v[\d.]+/, ''))
+    if (broken === 'stall') {
+      const go = () => pass(request, response)
+      stalled.add(go)
+      return void response.once('close', () => stalled.delete(go))
+    }
+    if (broken === 'away') return void response.destroy()
+    if (broken === 'refuse') {
+      response.writeHead(409, { 'content-type': 'application/json' }).end('{"message":"removal of container is already in progress"}')
+      return
+    }
+    pass(request, response, broken === 'lose')
+  })
+  function pass(request: http.IncomingMessage, response: http.ServerResponse, loses = false): void {
     const asked = http.request({ socketPath, path: request.url, method: request.method, headers: request.headers }, (answer) => {
+      if (loses) {
+        answer.resume()
+        return void answer.on('end', () => response.destroy())
+      }
       const [, what] = /^(?:\/v[\d.]+)?\/(info|version)$/.exec(request.url!) ?? []
       const alter = what === 'info' ? change.info : what === 'version' ? change.version : undefined
       if (alter === undefined) {
@@ -41,10 +66,18 @@ export async function startEngineProxy(change: { info?: (info: any) => void; ver
     asked.on('error', () => response.destroy())
     response.on('close', () => asked.destroy())
     request.pipe(asked)
-  })
+  }
   await new Promise<void>((resolve) => server.listen(file, resolve))
   return {
     host: `unix://${file}`,
+    get fault() {
+      return fault
+    },
+    set fault(next) {
+      fault = next
+      for (const go of stalled) go()
+      stalled.clear()
+    },
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()
       await new Promise((resolve) => server.close(resolve))
