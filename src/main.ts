@@ -163,6 +163,7 @@ async function startEgressRole(options: { config: Config; log: Log; runDir: stri
             directory,
             opened: config.WEBTASK_EGRESS_ALLOW,
             servers: config.WEBTASK_EGRESS_DNS,
+            authorities: await readAuthorities(config.WEBTASK_EGRESS_CA),
             limits: {
               connections: config.WEBTASK_EGRESS_CONNECTIONS,
               perSecond: config.WEBTASK_EGRESS_PER_SECOND,
@@ -173,6 +174,16 @@ async function startEgressRole(options: { config: Config; log: Log; runDir: stri
         )
   starting.use(await listenEgress({ socketPath: path.join(place, 'egress.sock'), rules: { allow: config.WEBTASK_CODE_HOSTS }, relays, log }))
   return starting.move()
+}
+
+/** Throws an Error fit for the operator when there is no certificate in the file. */
+async function readAuthorities(file: string | undefined): Promise<string | undefined> {
+  if (file === undefined) return undefined
+  const pem = await readFile(file, 'utf8').catch((error: Error) => {
+    throw new Error(`Cannot read WEBTASK_EGRESS_CA: ${error.message}`)
+  })
+  if (!pem.includes('-----BEGIN CERTIFICATE-----')) throw new Error(`Cannot use WEBTASK_EGRESS_CA: "${file}" holds no certificate in PEM`)
+  return pem
 }
 
 const isWritable = (directory: string): Promise<boolean> =>
