@@ -1,7 +1,8 @@
 import { Buffer } from 'node:buffer'
-import { lstat, open, readdir, readFile } from 'node:fs/promises'
+import { lstat, open, readdir, readFile, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Redis } from 'ioredis'
+import { readLive } from '../../src/sandbox/posture/read.ts'
 import { docker } from './docker.ts'
 
 /** Something that a secret could have got into: where it is, and what is there. */
@@ -164,6 +165,49 @@ export async function* sandboxTmp(ids: readonly string[]): Pieces {
         .catch(() => undefined)
     )?.State.Pid
     if (pid) yield* files(`/proc/${pid}/root/tmp`)
+  }
+}
+
+/** Pieces of memory overlap by more than any form of a secret is long. */
+const CHUNK = 1024 * 1024
+const OVERLAP = 4096
+
+/** The whole memory of every process of each sandbox; of gVisor also the file in which it keeps the memory of what runs there. */
+export async function* memory(ids: readonly string[]): Pieces {
+  for (const id of ids) {
+    const { processes: all } = await readLive((await docker.getContainer(id).inspect()).State.Pid)
+    for (const { pid, name } of all) {
+      const lines = (await readFile(`/proc/${pid}/maps`, 'latin1').catch(() => '')).split('\n')
+      const regions = lines.flatMap((line) => {
+        const [, from, to] = /^([\da-f]+)-([\da-f]+) r(?!.*(?:\/memfd:runsc-memory|\[v))/.exec(line) ?? []
+        return from === undefined ? [] : [[Number.parseInt(from, 16), Number.parseInt(to!, 16)] as const]
+      })
+      yield* chunks(`/proc/${pid}/mem`, `memory of ${name} (${pid})`, regions)
+      for (const fd of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
+        const link = await readlink(`/proc/${pid}/fd/${fd}`).catch(() => '')
+        if (!link.startsWith('/memfd:runsc-memory')) continue
+        const { size } = await stat(`/proc/${pid}/fd/${fd}`)
+        yield* chunks(`/proc/${pid}/fd/${fd}`, `memory kept by ${name} (${pid})`, [[0, size]])
+      }
+    }
+  }
+}
+
+async function* chunks(path: string, where: string, regions: readonly (readonly [number, number])[]): Pieces {
+  const handle = await open(path).catch(() => undefined)
+  if (handle === undefined) return
+  try {
+    const buffer = Buffer.alloc(CHUNK)
+    const untouched = Buffer.alloc(CHUNK)
+    for (const [from, to] of regions) {
+      for (let at = from; at < to; at += CHUNK - OVERLAP) {
+        // Gone since it was listed, or memory that nobody may read.
+        const { bytesRead } = await handle.read(buffer, 0, Math.min(CHUNK, to - at), at).catch(() => ({ bytesRead: 0 }))
+        if (buffer.compare(untouched, 0, bytesRead, 0, bytesRead) !== 0) yield { where, bytes: buffer.subarray(0, bytesRead) }
+      }
+    }
+  } finally {
+    await handle.close()
   }
 }
 
