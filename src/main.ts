@@ -4,6 +4,7 @@ import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { parseConfig, runDirectory, type Config } from './config.ts'
+import { readAuthorities } from './egress/authorities.ts'
 import { startRelayService } from './egress/relay-service.ts'
 import { listenEgress } from './egress/server.ts'
 import { startGateway, type Gateway } from './gateway/gateway.ts'
@@ -174,16 +175,6 @@ async function startEgressRole(options: { config: Config; log: Log; runDir: stri
         )
   starting.use(await listenEgress({ socketPath: path.join(place, 'egress.sock'), rules: { allow: config.WEBTASK_CODE_HOSTS }, relays, log }))
   return starting.move()
-}
-
-/** Throws an Error fit for the operator when there is no certificate in the file. */
-async function readAuthorities(file: string | undefined): Promise<string | undefined> {
-  if (file === undefined) return undefined
-  const pem = await readFile(file, 'utf8').catch((error: Error) => {
-    throw new Error(`Cannot read WEBTASK_EGRESS_CA: ${error.message}`)
-  })
-  if (!pem.includes('-----BEGIN CERTIFICATE-----')) throw new Error(`Cannot use WEBTASK_EGRESS_CA: "${file}" holds no certificate in PEM`)
-  return pem
 }
 
 const isWritable = (directory: string): Promise<boolean> =>

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { test } from 'node:test'
+import { readAuthorities } from '../../src/egress/authorities.ts'
 import { boundSecrets } from '../../src/egress/bound-secrets.ts'
 import { WebtaskError } from '../../src/errors.ts'
 import { openForWorker } from '../../src/gateway/bound-secrets.ts'
@@ -11,6 +15,7 @@ import { promote, publish } from '../../src/token/key-rotation.ts'
 import { openKeyring } from '../../src/token/keyring.ts'
 import { openSecrets } from '../../src/token/seal.ts'
 import { createMasterToken } from '../../src/token/sign.ts'
+import { CA } from '../support/certificate.ts'
 
 const NOW = 1_800_000_000
 const first = await generateKeys(NOW)
@@ -135,4 +140,18 @@ test('the certificate stands for the hosts of the secrets and can vouch for nobo
   assert.equal(certificate.verify(certificate.publicKey), true)
   assert.deepEqual(certificate.keyUsage, ['1.3.6.1.5.5.7.3.1'])
   assert.ok(Date.parse(certificate.validFrom) < Date.now() && certificate.validTo.includes('9999'))
+})
+
+test('the operator’s file of authorities is read at the start, and one without any stops it with a message', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'wt-ca-'))
+  const file = path.join(folder, 'ca.pem')
+  assert.equal(await readAuthorities(undefined), undefined)
+  await assert.rejects(readAuthorities(file), /Cannot use ".*ca\.pem" of WEBTASK_EGRESS_CA: ENOENT/)
+  await writeFile(file, 'nothing')
+  await assert.rejects(readAuthorities(file), /it holds no certificate in PEM/)
+  await writeFile(file, CA.replace('MIIB', 'MIIC'))
+  await assert.rejects(readAuthorities(file), /WEBTASK_EGRESS_CA/)
+  await writeFile(file, CA)
+  assert.equal(await readAuthorities(file), CA)
+  await rm(folder, { recursive: true })
 })
