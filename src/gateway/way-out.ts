@@ -27,8 +27,8 @@ export interface WayOutClient extends AsyncDisposable {
    */
   attach(sandbox: string, tenant: TenantId): Promise<void>
   /**
-   * Tells of the bound secrets of a webtask that is to be loaded there, until what it gives is disposed of. Resolves as `attach` does;
-   * rejects (quota_exceeded) only when there are too many.
+   * Tells of the bound secrets of a webtask that is to be loaded there, until what it gives is disposed of. Waits for an egress role that is
+   * slow, since this code needs it; for one that is away as little as `attach`. Rejects (quota_exceeded) only when there are too many.
    */
   bind(sandbox: string, bound: BoundSecrets): Promise<Disposable>
   /** The sandbox ended, or is another gateway's now. */
@@ -43,6 +43,8 @@ interface Held {
 
 /** The longest that a first request waits for the egress role (ms). */
 const PATIENCE_MS = 250
+/** The longest that the loading of code with bound secrets waits for it (ms). */
+const BIND_PATIENCE_MS = 5_000
 const RETRY_MS = 500
 
 export function createWayOutClient(options: {
@@ -67,14 +69,14 @@ export function createWayOutClient(options: {
     socket?.write(encodeFrame(message))
   }
 
-  function ask(sandbox: string): Promise<void> {
+  function ask(sandbox: string, patienceMs = PATIENCE_MS): Promise<void> {
     const holding = held.get(sandbox)
     if (socket === undefined || holding === undefined) return Promise.resolve()
     const { tenant } = holding
     const bound = [...holding.bound.values()].map(({ secrets }) => secrets)
     const call = (calls += 1)
     const { promise, resolve } = Promise.withResolvers<void>()
-    const patience = setTimeout(resolve, PATIENCE_MS)
+    const patience = setTimeout(resolve, patienceMs)
     waiting.set(call, { sandbox, settle: resolve })
     send({ kind: 'attach', call, sandbox, tenant, rules: options.rulesOf(tenant), bound })
     return promise.finally(() => {
@@ -167,7 +169,7 @@ export function createWayOutClient(options: {
         })
       known.users += 1
       holding.bound.set(secrets.id, known)
-      await ask(sandbox)
+      await ask(sandbox, BIND_PATIENCE_MS)
       return {
         [Symbol.dispose]() {
           known.users -= 1

@@ -418,6 +418,18 @@ describe('ends of a connection', () => {
     assert.equal(there.world.relay.running.size, 0)
   })
 
+  test('one that is cut, as over a limit of the tenant, ends at both ends', async () => {
+    const left = Promise.withResolvers<void>()
+    await using there = await place({ answer: (_request, response) => void response.once('close', left.resolve).write('half') })
+    const socket = await secure(there.world)
+    socket.on('error', () => {}).write('GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n')
+    await once(socket, 'data')
+    for (const running of there.world.relay.running) running.cut('EDQUOT')
+    await Promise.all([left.promise, once(socket.resume(), 'close')])
+    await eventually('the end', () => there.world.events.length === 1)
+    assert.equal(there.world.events[0]!.outcome, 'EDQUOT')
+  })
+
   test('a webtask that leaves in the middle takes the request with it', async () => {
     const left = Promise.withResolvers<void>()
     await using there = await place({
