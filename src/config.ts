@@ -138,6 +138,11 @@ const SETTINGS = {
   WEBTASK_EGRESS_DNS: list('addresses with or without ports', '', parseServers).describe(
     'Name servers for the names that webtasks connect to. Default: those of the system',
   ),
+  WEBTASK_EGRESS_CA: text
+    .optional()
+    .describe(
+      'File of certificate authorities (PEM) that may vouch for hosts of bound secrets, beside the default ones: for hosts with private ones',
+    ),
   WEBTASK_EGRESS_CONNECTIONS: integer(1, 100_000, 256).describe('Open outbound connections of one tenant at once'),
   WEBTASK_EGRESS_PER_SECOND: integer(1, 100_000, 100).describe('Outbound connections and name look-ups that one tenant may begin in a second'),
   WEBTASK_EGRESS_MIB_PER_HOUR: integer(1, 100_000_000, 10_240).describe('Outbound traffic of one tenant in an hour, both ways together (MiB)'),

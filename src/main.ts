@@ -4,6 +4,7 @@ import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { parseConfig, runDirectory, type Config } from './config.ts'
+import { readAuthorities } from './egress/authorities.ts'
 import { startRelayService } from './egress/relay-service.ts'
 import { listenEgress } from './egress/server.ts'
 import { startGateway, type Gateway } from './gateway/gateway.ts'
@@ -165,6 +166,7 @@ async function startEgressRole(options: { config: Config; log: Log; runDir: stri
             directory,
             opened: config.WEBTASK_EGRESS_ALLOW,
             servers: config.WEBTASK_EGRESS_DNS,
+            authorities: await readAuthorities(config.WEBTASK_EGRESS_CA),
             limits: {
               connections: config.WEBTASK_EGRESS_CONNECTIONS,
               perSecond: config.WEBTASK_EGRESS_PER_SECOND,

@@ -6,6 +6,7 @@ import { currentTask } from './children.ts'
 import { captureOutput, logLine } from './capture.ts'
 import { type Connections, openConnections } from './connections.ts'
 import { describe } from './describe.ts'
+import { installBound } from './egress/bound.ts'
 import { installEgress } from './egress/install.ts'
 import { hideInterfaces } from './interfaces.ts'
 import { loadWebtask } from './load.ts'
@@ -66,6 +67,7 @@ async function load(message: Load): Promise<void> {
   identity = message
   const { source, limits, packagesDir } = message
   captureOutput(post, limits.logLinesPerSecond)
+  if (source.bound !== undefined) installBound(source.bound)
   const loaded = await loadWebtask({ source, packagesDir })
   if ('status' in loaded) return post({ kind: 'refused', failure: loaded })
   program = { webtask: loaded, source, parsedBodyBytes: limits.parsedBodyBytes }

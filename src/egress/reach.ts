@@ -1,14 +1,16 @@
 import type { Socket } from 'node:net'
 import type { Dial } from './dial.ts'
 
-/** The connection to no address came about; `code` is the system's, `address` the one tried last. */
+/** The connection to no address came about; `code` is the system's, `address` the one tried last, `reason` in words where there is more to say. */
 export class Unreached extends Error {
   readonly code: string
   readonly address: string
-  constructor(code: string, address: string) {
+  readonly reason: string
+  constructor(code: string, address: string, reason = '') {
     super(`Cannot connect to "${address}": ${code}`)
     this.code = code
     this.address = address
+    this.reason = reason
   }
 }
 

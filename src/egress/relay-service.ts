@@ -6,7 +6,8 @@ import { createFrameReader, encodeFrame } from '../protocol/frame.ts'
 import { MAX_ATTACHMENT_FRAME, toEgress, type ToGateway } from './attachments.ts'
 import { createNames, type Names } from './names.ts'
 import type { OpenedPlaces } from './outbound-rules.ts'
-import { createRelay, type Closed, type RelayOptions, type Running } from './relay.ts'
+import type { Running } from './carry.ts'
+import { createRelay, type Closed, type RelayOptions } from './relay.ts'
 import { createUsage, type UsageLimits } from './usage.ts'
 import { createWayOut, type Holder } from './way-out.ts'
 
@@ -21,6 +22,7 @@ export interface RelayServiceOptions {
   readonly names?: Names
   readonly dial?: RelayOptions['dial']
   readonly graceMs?: number
+  readonly authorities?: RelayOptions['authorities']
 }
 
 export interface RelayService extends AsyncDisposable {
@@ -55,6 +57,7 @@ export function startRelayService(options: RelayServiceOptions): RelayService {
     now,
     closed,
     finished: (running) => count(running),
+    authorities: options.authorities,
     ...(options.dial ? { dial: options.dial } : {}),
   })
   const wayOut = createWayOut({ directory: options.directory, relay, graceMs: options.graceMs ?? GRACE_MS, most: options.limits.connections })
@@ -119,8 +122,9 @@ export function startRelayService(options: RelayServiceOptions): RelayService {
     const hear = (chunk: Buffer) => {
       try {
         for (const value of reader.push(chunk)) received(socket, value)
-      } catch (error) {
-        log?.warn({ reason: (error as Error).message }, 'platform.failed')
+      } catch {
+        // Not in the words of the parser, which may quote what it read.
+        log?.warn({ reason: 'A gateway said what cannot be read' }, 'platform.failed')
         socket.destroy()
       }
     }
@@ -132,8 +136,9 @@ export function startRelayService(options: RelayServiceOptions): RelayService {
   function received(socket: Socket, value: unknown): void {
     const message = toEgress.parse(value)
     if (message.kind === 'detach') return wayOut.detach(socket, message.sandbox)
-    const { call, sandbox, tenant, rules } = message
-    wayOut.attach(socket, { sandbox, tenant, rules }).then(
+    const { call, kind: _, ...attachment } = message
+    const { sandbox } = attachment
+    wayOut.attach(socket, attachment).then(
       () => send(socket, { kind: 'attached', call, ok: true, message: '' }),
       (error: Error) => {
         log?.warn({ sandbox, reason: error.message }, 'platform.failed')

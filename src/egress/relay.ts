@@ -2,16 +2,11 @@
 import type { Socket } from 'node:net'
 import { connect } from 'node:net'
 import { createFrameReader, encodeFrame } from '../protocol/frame.ts'
-import {
-  type Connected,
-  type EgressCode,
-  EGRESS_CODES,
-  type EgressFailure,
-  type EgressRequest,
-  MAX_EGRESS_REQUEST,
-  parseEgressRequest,
-} from '../protocol/egress.ts'
+import { type EgressCode, type EgressFailure, type EgressRequest, MAX_EGRESS_REQUEST, parseEgressRequest } from '../protocol/egress.ts'
 import { judge } from './address.ts'
+import { createInterceptor, type BoundTarget } from './bound-connection.ts'
+import { BOUND_PORT, secretsFor, type BoundSecrets } from './bound-secrets.ts'
+import { carry, known, piped, type Running } from './carry.ts'
 import { type Dial, opened as whenOpened } from './dial.ts'
 import type { Names } from './names.ts'
 import { isOpened, mayLookUp, mayReach, placeOf, refusalOf, type OpenedPlaces, type OutboundRules } from './outbound-rules.ts'
@@ -24,6 +19,8 @@ export interface Client {
   readonly sandbox: string
   readonly tenant: string
   readonly rules: OutboundRules
+  /** Those of its webtasks. */
+  readonly bound: readonly BoundSecrets[]
 }
 
 /** One finished connection, or one that did not come about. `outcome` is `closed`, the code that the webtask was given, or why it was cut. */
@@ -50,13 +47,8 @@ export interface RelayOptions {
   readonly finished: (running: Running) => void
   readonly dial?: Dial
   readonly limits?: Partial<typeof RELAY_LIMITS>
-}
-
-/** A connection that stands: what it has carried is looked at from outside. */
-export interface Running {
-  readonly client: Client
-  readonly bytes: () => { readonly in: number; readonly out: number }
-  cut(outcome: string): void
+  /** Authorities (PEM) that may vouch for the hosts of bound secrets, beside the default ones. */
+  readonly authorities?: string | undefined
 }
 
 export interface Relay {
@@ -76,12 +68,12 @@ const failure = (code: EgressCode, syscall: EgressFailure['syscall'], message = 
   message,
   address,
 })
-const known = (code: unknown, otherwise: EgressCode): EgressCode => EGRESS_CODES.find((each) => each === code) ?? otherwise
 
 export function createRelay(options: RelayOptions): Relay {
   const { names, opened, usage, now } = options
   const limits = { ...RELAY_LIMITS, ...options.limits }
   const dial = options.dial ?? dialRelay
+  const interceptor = createInterceptor(options)
   const running = new Set<Running>()
   /** Connections that broke, as their sandboxes may ask: `<sandbox>/<id>`, for a while. */
   const broken = new Map<string, EgressCode>()
@@ -186,7 +178,8 @@ export function createRelay(options: RelayOptions): Relay {
     return allowed.length > 0 ? allowed.slice(0, limits.addresses) : failure('EACCES', 'connect', refusals[0], addresses[0])
   }
 
-  async function connectFor(socket: Socket, client: Client, { host, port }: Extract<EgressRequest, { kind: 'connect' }>): Promise<void> {
+  async function connectFor(socket: Socket, client: Client, asked: Extract<EgressRequest, { kind: 'connect' }>): Promise<void> {
+    const { host, port } = asked
     const began = now()
     const report = (outcome: string, far: { address: string | null; bytesIn: number; bytesOut: number }) =>
       options.closed({ sandbox: client.sandbox, tenant: client.tenant, host, port, ...far, ms: now() - began, outcome })
@@ -209,77 +202,38 @@ export function createRelay(options: RelayOptions): Relay {
         far.socket.destroy()
         return refuse(failure('EACCES', 'connect', stray, far.address))
       }
-      await carry(socket, client, { ...far, port, report })
+      const { address } = far
+      const target = boundTarget(client, asked)
+      const inTime = () => AbortSignal.any([left.signal, AbortSignal.timeout(limits.connectMs)])
+      const joint = target === undefined ? piped(far.socket, limits) : await interceptor.intercept(far, target, inTime())
+      const id = (ids += 1)
+      const carried = await carry(socket, far.socket, {
+        client,
+        reply: { ok: true, id, address, family: address.includes(':') ? 6 : 4, port },
+        joint,
+        running,
+        broke: (code) => remember(client, id, code),
+        finished: options.finished,
+      })
+      report(carried.outcome, { address, ...carried })
     } catch (error) {
       if (left.signal.aborted) return report('left', { address: null, bytesIn: 0, bytesOut: 0 })
-      const { code, address } = error instanceof Unreached ? error : new Unreached('ECONNRESET', '')
-      refuse(failure(known(code, 'EHOSTUNREACH'), 'connect', '', address))
+      const { code, address, reason } = error instanceof Unreached ? error : new Unreached('ECONNRESET', '')
+      refuse(failure(known(code, 'EHOSTUNREACH'), 'connect', reason, address))
     } finally {
       socket.off('close', leave)
       usage.end(client.tenant)
     }
   }
 
-  /** Carries bytes until both ends are closed. */
-  async function carry(
-    near: Socket,
-    client: Client,
-    far: {
-      socket: Socket
-      address: string
-      port: number
-      report: (outcome: string, far: { address: string; bytesIn: number; bytesOut: number }) => void
-    },
-  ): Promise<void> {
-    const { socket: other, address } = far
-    const { promise: over, resolve } = Promise.withResolvers<void>()
-    let outcome = 'closed'
-    let ended = 0
-    const id = (ids += 1)
-    const fail = (code: string) => {
-      if (outcome === 'closed') {
-        outcome = code
-        remember(client, id, known(code, 'ECONNRESET'))
-      }
-      near.destroy()
-      other.destroy()
-    }
-    const entry: Running = { client, bytes: () => ({ in: other.bytesRead, out: other.bytesWritten }), cut: fail }
-    running.add(entry)
-    const close = () => {
-      ended += 1
-      if (ended === 2) resolve()
-    }
-    other.on('error', (error: NodeJS.ErrnoException) => fail(known(error.code, 'ECONNRESET')))
-    // The sandbox went away without reading on: no fault of the far end, which must hear of it all the same.
-    near.on('error', () => fail('left'))
-    near.once('close', close).once('close', () => other.destroySoon())
-    other.once('close', close).once('close', () => near.destroySoon())
-    // Nobody may come back to a connection that is closed on this side: the far end has a while to finish.
-    near.once('end', () => other.setTimeout(limits.halfOpenMs, () => fail('ETIMEDOUT')))
-    const reply: Connected = { ok: true, id, address, family: address.includes(':') ? 6 : 4, port: far.port }
-    near.write(encodeFrame(reply))
-    start(near, other, () => fail('left'))
-    await over
-    running.delete(entry)
-    options.finished(entry)
-    far.report(outcome, { address, bytesIn: other.bytesRead, bytesOut: other.bytesWritten })
-  }
-
   return { serve, running }
 }
 
-/** Lets bytes flow once the sandbox has said that it read the reply. */
-function start(near: Socket, other: Socket, fail: () => void): void {
-  if (near.destroyed || other.destroyed) return fail()
-  const read = () => {
-    const go = near.read(1) as Buffer | null
-    if (go === null) return
-    near.off('readable', read).off('end', fail)
-    near.pipe(other)
-    other.pipe(near)
-  }
-  near.on('readable', read).on('end', fail)
-  near.resume()
-  read()
+/** Undefined for connections that nobody looks into: by address, to another port, to a host without secrets, or of code without any. */
+function boundTarget({ bound: all }: Client, { host, port, bound: id }: Extract<EgressRequest, { kind: 'connect' }>): BoundTarget | undefined {
+  const bound = id === undefined || port !== BOUND_PORT ? undefined : all.find((each) => each.id === id)
+  const name = placeOf(host, port).host?.toLowerCase()
+  if (bound === undefined || name === undefined) return undefined
+  const secrets = secretsFor(bound, name)
+  return secrets && { bound, secrets, host: name }
 }

@@ -9,8 +9,9 @@ import path from 'node:path'
 import { WebtaskError } from '../errors.ts'
 import { EGRESS_SOCKET } from '../protocol/egress.ts'
 import { RELAY_LIMITS } from './limits.ts'
+import type { BoundSecrets } from './bound-secrets.ts'
 import type { OutboundRules } from './outbound-rules.ts'
-import type { Relay } from './relay.ts'
+import type { Client, Relay } from './relay.ts'
 
 /** One gateway. While it holds a sandbox, and for a while after it went away, the sandbox is served. */
 export type Holder = object
@@ -19,6 +20,8 @@ export interface Attachment {
   readonly sandbox: string
   readonly tenant: string
   readonly rules: OutboundRules
+  /** Of the webtasks that this gateway has loaded there. */
+  readonly bound?: readonly BoundSecrets[]
 }
 
 export interface WayOut extends AsyncDisposable {
@@ -35,7 +38,10 @@ export interface WayOut extends AsyncDisposable {
 
 interface Entry {
   attachment: Attachment
-  readonly holders: Set<Holder>
+  /** With the bound secrets of each. */
+  readonly holders: Map<Holder, readonly BoundSecrets[]>
+  /** Those of the last one, while nobody has come after it. */
+  left: readonly BoundSecrets[]
   readonly sockets: Set<Socket>
   readonly server: Server
   readonly ready: Promise<void>
@@ -54,11 +60,17 @@ export function createWayOut(options: { directory: string; relay: Relay; graceMs
       if (sockets.size >= most) return void socket.destroy()
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
-      relay.serve(socket, () => entries.get(attachment.sandbox)?.attachment)
+      relay.serve(socket, () => clientOf(attachment.sandbox))
     })
-    const entry: Entry = { attachment, holders: new Set(), sockets, server, ready: open(server, attachment.sandbox), grace: undefined }
+    const ready = open(server, attachment.sandbox)
+    const entry: Entry = { attachment, holders: new Map(), left: [], sockets, server, ready, grace: undefined }
     entries.set(attachment.sandbox, entry)
     return entry
+  }
+
+  function clientOf(sandbox: string): Client | undefined {
+    const entry = entries.get(sandbox)
+    return entry && { ...entry.attachment, bound: [...entry.holders.values(), entry.left].flat() }
   }
 
   async function open(server: Server, sandbox: string): Promise<void> {
@@ -98,7 +110,8 @@ export function createWayOut(options: { directory: string; relay: Relay; graceMs
       const entry = known ?? listen(attachment)
       clearTimeout(entry.grace)
       entry.attachment = attachment
-      entry.holders.add(holder)
+      entry.holders.set(holder, attachment.bound ?? [])
+      entry.left = []
       try {
         await entry.ready
       } catch (error) {
@@ -113,12 +126,14 @@ export function createWayOut(options: { directory: string; relay: Relay; graceMs
     },
     release(holder) {
       for (const [sandbox, entry] of entries) {
+        const bound = entry.holders.get(holder)
         if (!entry.holders.delete(holder) || entry.holders.size > 0) continue
+        entry.left = bound ?? []
         entry.grace = setTimeout(() => close(sandbox), options.graceMs)
         entry.grace.unref()
       }
     },
-    holderOf: (sandbox) => entries.get(sandbox)?.holders.values().next().value,
+    holderOf: (sandbox) => entries.get(sandbox)?.holders.keys().next().value,
     get served() {
       return entries.size
     },

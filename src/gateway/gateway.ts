@@ -196,7 +196,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     now: seconds,
   })
   const targets = createTargets({ tokens, keyring, webtasks, codes, codeMaxBytes: config.WEBTASK_CODE_BYTES, bodyTimes })
-  const invoke = createInvoke({ config, pool, targets, invocations })
+  const invoke = createInvoke({ config, pool, targets, invocations, wayOut: egress })
   const app = createApp({ tokens, service, plans, invoke, newRequestId: requestIds, bodyTimes })
   let draining = false
 

@@ -12,15 +12,19 @@ import { allowOrigin } from './cors.ts'
 import { ConnectionRetired, forward, type Forwarded } from './forward.ts'
 import { requestHeaders } from './headers.ts'
 import type { Invocations } from './invocations.ts'
+import { loadWorker } from './load-worker.ts'
 import { refusedProblem, sendProblem, toProblem } from './problem.ts'
 import { parseRunPath, withoutKey, type RunPath } from './run-path.ts'
 import type { Target } from './target.ts'
+import type { WayOutClient } from './way-out.ts'
 
 export interface InvokeOptions {
   readonly config: Config
   readonly pool: Pool
   readonly targets: (incoming: IncomingMessage, path: RunPath) => Promise<Target>
   readonly invocations: Invocations
+  /** Undefined where webtasks have no way out. */
+  readonly wayOut: WayOutClient | undefined
 }
 
 /** Requests that were running beside one that timed out may finish within this (ms). */
@@ -216,7 +220,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
     let worker: WorkerLink
     let connection: WorkerConnection
     try {
-      worker = lease.link.worker(target.key) ?? (await lease.link.load(target.key, await target.source()))
+      worker = lease.link.worker(target.key) ?? (await loadWorker(lease.link, target, options.wayOut))
       record.mark('load')
       const connecting = worker.connect(() => AbortSignal.any([request.left(), AbortSignal.timeout(config.WEBTASK_INVOCATION_MS)]))
       connection = connecting instanceof Promise ? await connecting : connecting

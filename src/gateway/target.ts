@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
+import type { BoundSecrets } from '../egress/bound-secrets.ts'
 import { WebtaskError } from '../errors.ts'
 import type { WebtaskSource } from '../protocol/messages.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
 import { allowsContainer, type Claims } from '../token/claims.ts'
 import { parseCodeUrl } from '../token/code-url.ts'
 import type { Keyring } from '../token/keyring.ts'
-import { openSecrets } from '../token/seal.ts'
 import type { VerifiedTokens } from '../token/verified-cache.ts'
 import { authenticate } from './authenticate.ts'
+import { openForWorker } from './bound-secrets.ts'
 import type { CodeCache } from './code/cache.ts'
 import { pinned } from './code/pin.ts'
 import { readBody, type BodyTimes } from './read-body.ts'
@@ -29,8 +30,8 @@ export interface Target {
   readonly bodyIsCode: boolean
   /** The caller's credentials were for the platform, so the webtask gets none. */
   readonly credentialsAreOurs: boolean
-  /** Opens the secrets: asked only when a worker is to be loaded. */
-  source(): Promise<WebtaskSource>
+  /** Opens the secrets: asked only when a worker is to be loaded. `bound` is for the egress role, and nothing of it for the sandbox. */
+  source(): Promise<{ readonly source: WebtaskSource; readonly bound: BoundSecrets | undefined }>
 }
 
 export interface TargetOptions {
@@ -81,18 +82,21 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
       bodyIsCode: about.bodyIsCode ?? false,
       credentialsAreOurs: path.name === undefined,
       async source() {
-        return {
+        const { secrets, bound } = await openForWorker(claims, { keyring })
+        const source: WebtaskSource = {
           container: path.tenant,
           name: path.name ?? claims.jtn ?? null,
           code: resolved.code,
           url: resolved.url,
-          secrets: await openSecrets(claims, { keyring }),
+          secrets,
           params: claims.pctx,
           meta: named?.meta ?? {},
           parseBody: claims.pb,
           mergeBody: claims.mb === 1,
           token,
+          ...(bound === undefined ? {} : { bound: { id: bound.id, certificate: bound.certificate } }),
         }
+        return { source, bound }
       },
     }
   }

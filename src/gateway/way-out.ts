@@ -1,8 +1,18 @@
-/** The gateway's word to the egress role about sandboxes: whose they are, and under which rules their code may connect. */
+/** The gateway's word to the egress role about sandboxes: whose they are, under which rules their code may connect, which secrets go into its requests. */
 import { request } from 'node:http'
 import type { Socket } from 'node:net'
-import { ATTACHMENTS_PATH, ATTACHMENTS_PROTOCOL, MAX_USAGE_FRAME, toGateway, type ToEgress, type ToGateway } from '../egress/attachments.ts'
+import {
+  ATTACHMENTS_PATH,
+  ATTACHMENTS_PROTOCOL,
+  MAX_BOUND,
+  MAX_USAGE_FRAME,
+  toGateway,
+  type ToEgress,
+  type ToGateway,
+} from '../egress/attachments.ts'
+import type { BoundSecrets } from '../egress/bound-secrets.ts'
 import type { OutboundRules } from '../egress/outbound-rules.ts'
+import { WebtaskError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { createFrameReader, encodeFrame } from '../protocol/frame.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
@@ -16,12 +26,25 @@ export interface WayOutClient extends AsyncDisposable {
    * wait, and the sandbox is attached as soon as that role is there. Never rejects.
    */
   attach(sandbox: string, tenant: TenantId): Promise<void>
+  /**
+   * Tells of the bound secrets of a webtask that is to be loaded there, until what it gives is disposed of. Waits for an egress role that is
+   * slow, since this code needs it; for one that is away as little as `attach`. Rejects (quota_exceeded) only when there are too many.
+   */
+  bind(sandbox: string, bound: BoundSecrets): Promise<Disposable>
   /** The sandbox ended, or is another gateway's now. */
   detach(sandbox: string): void
 }
 
+interface Held {
+  readonly tenant: TenantId
+  /** By id, with how many hold them. */
+  readonly bound: Map<string, { readonly secrets: BoundSecrets; users: number }>
+}
+
 /** The longest that a first request waits for the egress role (ms). */
 const PATIENCE_MS = 250
+/** The longest that the loading of code with bound secrets waits for it (ms). */
+const BIND_PATIENCE_MS = 5_000
 const RETRY_MS = 500
 
 export function createWayOutClient(options: {
@@ -32,7 +55,7 @@ export function createWayOutClient(options: {
 }): WayOutClient {
   const { log } = options
   /** All that this gateway holds: said again whenever the egress role comes back. */
-  const held = new Map<string, TenantId>()
+  const held = new Map<string, Held>()
   /** Those that the egress role has refused, and is asked again about. */
   const refused = new Set<string>()
   const waiting = new Map<number, { sandbox: string; settle: () => void }>()
@@ -46,13 +69,16 @@ export function createWayOutClient(options: {
     socket?.write(encodeFrame(message))
   }
 
-  function ask(sandbox: string, tenant: TenantId): Promise<void> {
-    if (socket === undefined) return Promise.resolve()
+  function ask(sandbox: string, patienceMs = PATIENCE_MS): Promise<void> {
+    const holding = held.get(sandbox)
+    if (socket === undefined || holding === undefined) return Promise.resolve()
+    const { tenant } = holding
+    const bound = [...holding.bound.values()].map(({ secrets }) => secrets)
     const call = (calls += 1)
     const { promise, resolve } = Promise.withResolvers<void>()
-    const patience = setTimeout(resolve, PATIENCE_MS)
+    const patience = setTimeout(resolve, patienceMs)
     waiting.set(call, { sandbox, settle: resolve })
-    send({ kind: 'attach', call, sandbox, tenant, rules: options.rulesOf(tenant) })
+    send({ kind: 'attach', call, sandbox, tenant, rules: options.rulesOf(tenant), bound })
     return promise.finally(() => {
       clearTimeout(patience)
     })
@@ -104,7 +130,7 @@ export function createWayOutClient(options: {
     if (isLost) log.info({}, 'egress.found')
     isLost = false
     refused.clear()
-    for (const [sandbox, tenant] of held) void ask(sandbox, tenant)
+    for (const sandbox of held.keys()) void ask(sandbox)
   }
 
   function lost(reason: string): void {
@@ -123,15 +149,35 @@ export function createWayOutClient(options: {
       if (socket === undefined) return dial()
       const sandboxes = [...refused]
       refused.clear()
-      for (const sandbox of sandboxes) if (held.has(sandbox)) void ask(sandbox, held.get(sandbox)!)
+      for (const sandbox of sandboxes) void ask(sandbox)
     }, RETRY_MS).unref()
   }
 
   dial()
   return {
     attach(sandbox, tenant) {
-      held.set(sandbox, tenant)
-      return ask(sandbox, tenant)
+      if (held.get(sandbox)?.tenant !== tenant) held.set(sandbox, { tenant, bound: new Map() })
+      return ask(sandbox)
+    },
+    async bind(sandbox, secrets) {
+      const holding = held.get(sandbox)
+      if (holding === undefined) return { [Symbol.dispose]() {} }
+      const known = holding.bound.get(secrets.id) ?? { secrets, users: 0 }
+      if (known.users === 0 && holding.bound.size >= MAX_BOUND)
+        throw new WebtaskError('quota_exceeded', `The tenant has ${holding.bound.size} webtasks with bound secrets at once; wait for one to finish`, {
+          retryAfterSeconds: 1,
+        })
+      known.users += 1
+      holding.bound.set(secrets.id, known)
+      await ask(sandbox, BIND_PATIENCE_MS)
+      return {
+        [Symbol.dispose]() {
+          known.users -= 1
+          if (known.users > 0) return
+          holding.bound.delete(secrets.id)
+          if (held.get(sandbox) === holding) void ask(sandbox)
+        },
+      }
     },
     detach(sandbox) {
       refused.delete(sandbox)

@@ -19,6 +19,7 @@ export const MAX_EGRESS_REPLY = 256 * 1024
 /** Longest name that is looked up (characters). */
 const MAX_NAME = 253
 const MAX_MESSAGE = 512
+const MAX_ID = 64
 const MAX_RECORDS = 4096
 
 /** `LOOKUP` gives the addresses that a connection would go to, `REVERSE` the names of an address, the others are DNS records. */
@@ -26,7 +27,8 @@ export const RRTYPES = ['LOOKUP', 'REVERSE', 'A', 'AAAA', 'ANY', 'CAA', 'CNAME',
 export type RrType = (typeof RRTYPES)[number]
 
 export type EgressRequest =
-  | { readonly kind: 'connect'; readonly host: string; readonly port: number }
+  /** `bound`: the webtask has secrets that are bound to hosts, under this id. */
+  | { readonly kind: 'connect'; readonly host: string; readonly port: number; readonly bound?: string }
   | { readonly kind: 'resolve'; readonly name: string; readonly rrtype: RrType }
   | { readonly kind: 'ended'; readonly id: number }
 
@@ -50,6 +52,16 @@ export const EGRESS_CODES = [
   'ENETUNREACH',
   'EADDRNOTAVAIL',
   'EPIPE',
+  // Where the egress role speaks TLS for the webtask: as the webtask's own TLS would say it.
+  'EPROTO',
+  'CERT_HAS_EXPIRED',
+  'CERT_NOT_YET_VALID',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_GET_ISSUER_CERT',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
 ] as const
 export type EgressCode = (typeof EGRESS_CODES)[number]
 
@@ -92,7 +104,10 @@ const isPort = (value: unknown): value is number => Number.isInteger(value) && (
 export function parseEgressRequest(value: unknown): EgressRequest | undefined {
   if (!isRecord(value)) return undefined
   const { kind, host, port, name, rrtype } = value
-  if (kind === 'connect') return isText(host, MAX_NAME) && host !== '' && isPort(port) ? { kind, host, port } : undefined
+  if (kind === 'connect') {
+    const bound = isText(value.bound, MAX_ID) ? { bound: value.bound } : {}
+    return isText(host, MAX_NAME) && host !== '' && isPort(port) ? { kind, host, port, ...bound } : undefined
+  }
   if (kind === 'ended') return isCount(value.id) ? { kind, id: value.id } : undefined
   if (kind !== 'resolve' || !isText(name, MAX_NAME) || name === '') return undefined
   const known = RRTYPES.find((type) => type === rrtype)

@@ -23,7 +23,7 @@ export interface WebtaskSource {
   readonly code: string
   /** Where the code came from, for stack traces and as a hint of its language; null for inline code. */
   readonly url: string | null
-  /** Decrypted `ectx`. Values are strings, or JSON objects where a client nested them. */
+  /** Decrypted `ectx`. Values are strings, or JSON objects where a client nested them; placeholders where a secret is bound to hosts. */
   readonly secrets: Readonly<Record<string, unknown>>
   /** `pctx` */
   readonly params: Readonly<Record<string, unknown>>
@@ -34,6 +34,8 @@ export interface WebtaskSource {
   readonly mergeBody: boolean
   /** The token, when code run by it may see it (`ctx.token`); null otherwise. */
   readonly token: string | null
+  /** There where secrets are bound to hosts: under what id, and the certificate (PEM) that the egress role shows for those hosts. */
+  readonly bound?: { readonly id: string; readonly certificate: string }
 }
 
 /** Limits of one worker, in one place so that gateway and agent agree. */

@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
 import { z } from 'zod'
 import { WebtaskError } from '../errors.ts'
+import { checkBoundSecrets } from './bound-secret.ts'
 import { everyLimit, MAX_LIFETIME_SECONDS, pickLimits, type Limits } from './claims.ts'
 import { CODE_HASH, codeUrl, parseCodeUrl } from './code-url.ts'
 import { copyObject, type JsonObject } from './plain-json.ts'
@@ -123,7 +124,9 @@ function normalizeUrl(text: string): string {
 /** Ciphertext is never taken over: secrets sealed for another token would be opened for this one. */
 function readSecrets(input: unknown): JsonObject {
   if (typeof input === 'string') throw refuse('ectx', 'it must be an object of clear secrets; inspect with decrypt=true to copy them')
-  return copyObject(input, 'ectx')
+  const secrets = copyObject(input, 'ectx')
+  checkBoundSecrets(secrets)
+  return secrets
 }
 
 function readMeta(input: unknown): Readonly<Record<string, string>> {

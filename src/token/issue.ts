@@ -1,4 +1,5 @@
 import type { TenantId } from '../tenant/tenant-id.ts'
+import { checkBoundSecrets } from './bound-secret.ts'
 import { soleContainer, type Claims } from './claims.ts'
 import { parseCodeUrl } from './code-url.ts'
 import { parseIssueInput, type Asked } from './issue-input.ts'
@@ -46,6 +47,8 @@ async function sealFor(bare: Claims, options: { parent: Claims; asked: Asked; ke
   const { parent, asked, keyring } = options
   const secrets = extend(await openSecrets(parent, { keyring }), { added: asked.ectx, claim: 'ectx' })
   if (Object.keys(secrets).length === 0) return bare
+  // Once more: each generation may add some, and all of them count.
+  checkBoundSecrets(secrets)
   return { ...bare, ectx: await sealSecrets(secrets, { claims: bare, keyring }) }
 }
 

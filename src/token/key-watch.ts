@@ -69,6 +69,7 @@ export async function watchKeyring(
       },
       verifying: (segment) => current.verifying(segment),
       wrapping: (kid, tenantText) => current.wrapping(kid, tenantText),
+      derive: (kid, purpose) => current.derive(kid, purpose),
     },
     reload,
     staleSeconds: () => (performance.now() - checkedAt) / 1000,

@@ -24,6 +24,8 @@ export interface Keyring {
   readonly opening: readonly string[]
   /** The key that wraps secrets of one tenant text under one master. Throws when the master is unknown. */
   wrapping(kid: string, tenantText: string): Promise<CryptoKey>
+  /** 32 bytes under one master for one purpose, always the same. Throws when the master is unknown. */
+  derive(kid: string, purpose: readonly string[]): Promise<Buffer>
 }
 
 const MAX_WRAPPING_KEYS = 1000
@@ -46,7 +48,7 @@ export async function openKeyring(records: KeyRecords): Promise<Keyring> {
     verifying: (segment) => verifiers.get(segment),
     sealing: master.kid,
     opening: masters.map(({ kid }) => kid),
-    wrapping: await wrappingKeys(masters),
+    ...(await derivedKeys(masters)),
   }
 }
 
@@ -59,25 +61,32 @@ function isSealing(key: KeyRecord): key is SealingRecord {
 }
 
 /** A key of its own for every tenant text, so that sealed secrets of one tenant mean nothing under another. */
-async function wrappingKeys(masters: readonly SealingRecord[]): Promise<Keyring['wrapping']> {
+async function derivedKeys(masters: readonly SealingRecord[]): Promise<Pick<Keyring, 'wrapping' | 'derive'>> {
   const imported = new Map<string, CryptoKey>()
   for (const { kid, secret } of masters) {
-    imported.set(kid, await webcrypto.subtle.importKey('raw', Buffer.from(secret, 'base64url'), 'HKDF', false, ['deriveKey']))
+    imported.set(kid, await webcrypto.subtle.importKey('raw', Buffer.from(secret, 'base64url'), 'HKDF', false, ['deriveKey', 'deriveBits']))
   }
   const derived = new LRUCache<string, Promise<CryptoKey>>({ max: MAX_WRAPPING_KEYS })
-  return async (kid, tenantText) => {
+  const masterOf = (kid: string) => {
     const master = imported.get(kid)
     if (master === undefined) throw new Error(`No key "${kid}"`)
-    const info = JSON.stringify(['webtask-kek', kid, tenantText])
-    const known = derived.get(info) ?? deriveWrapping(master, info)
-    derived.set(info, known)
-    return known
+    return master
+  }
+  return {
+    async wrapping(kid, tenantText) {
+      const master = masterOf(kid)
+      const info = JSON.stringify(['webtask-kek', kid, tenantText])
+      const known =
+        derived.get(info) ?? webcrypto.subtle.deriveKey(hkdf(info), master, { name: 'AES-KW', length: 256 }, false, ['wrapKey', 'unwrapKey'])
+      derived.set(info, known)
+      return known
+    },
+    derive: async (kid, purpose) => Buffer.from(await webcrypto.subtle.deriveBits(hkdf(JSON.stringify(purpose)), masterOf(kid), 256)),
   }
 }
 
-function deriveWrapping(master: CryptoKey, info: string): Promise<CryptoKey> {
-  const algorithm = { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(0), info: Buffer.from(info) }
-  return webcrypto.subtle.deriveKey(algorithm, master, { name: 'AES-KW', length: 256 }, false, ['wrapKey', 'unwrapKey'])
+function hkdf(info: string) {
+  return { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(0), info: Buffer.from(info) }
 }
 
 async function importSigning(jwk: JWK): Promise<CryptoKey> {

@@ -4,6 +4,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import type { BoundSecrets } from '../../src/egress/bound-secrets.ts'
 import { parseOpenedPlaces, parseOutboundRules } from '../../src/egress/outbound-rules.ts'
 import { createRelay, type Closed, type Relay, type RelayOptions } from '../../src/egress/relay.ts'
 import { createUsage, type UsageLimits } from '../../src/egress/usage.ts'
@@ -32,6 +33,8 @@ export interface WorldOptions {
   readonly names?: Partial<Names>
   readonly dial?: RelayOptions['dial']
   readonly relayLimits?: RelayOptions['limits']
+  readonly bound?: readonly BoundSecrets[]
+  readonly authorities?: string
   /** False leaves the sandbox without a way out. */
   readonly attached?: boolean
 }
@@ -51,10 +54,11 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
     finished: () => {},
     ...(options.dial ? { dial: options.dial } : {}),
     ...(options.relayLimits ? { limits: options.relayLimits } : {}),
+    authorities: options.authorities,
   })
   const wayOut = createWayOut({ directory: root, relay, graceMs: 100, most: 100 })
   const rules = parseOutboundRules(options.rules ?? 'deny *:25, allow *:*')
-  if (options.attached !== false) await wayOut.attach(relay, { sandbox: SANDBOX, tenant: 'acme', rules })
+  if (options.attached !== false) await wayOut.attach(relay, { sandbox: SANDBOX, tenant: 'acme', rules, bound: options.bound ?? [] })
   const socketPath = path.join(directory, 'egress.sock')
   return {
     directory,

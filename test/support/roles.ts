@@ -40,7 +40,7 @@ export interface Roles extends AsyncDisposable {
   issue(claims: Record<string, unknown>): Promise<string>
 }
 
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   const server = net.createServer()
   await once(server.listen(0, '127.0.0.1'), 'listening')
   const { port } = server.address() as net.AddressInfo

@@ -1,7 +1,8 @@
 import { Buffer } from 'node:buffer'
-import { lstat, open, readdir, readFile } from 'node:fs/promises'
+import { lstat, open, readdir, readFile, readlink, stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Redis } from 'ioredis'
+import { readLive } from '../../src/sandbox/posture/read.ts'
 import { docker } from './docker.ts'
 
 /** Something that a secret could have got into: where it is, and what is there. */
@@ -164,6 +165,73 @@ export async function* sandboxTmp(ids: readonly string[]): Pieces {
         .catch(() => undefined)
     )?.State.Pid
     if (pid) yield* files(`/proc/${pid}/root/tmp`)
+  }
+}
+
+/** The whole memory of every process of each sandbox; of gVisor also the file in which it keeps the memory of what runs there. */
+export async function* memory(ids: readonly string[]): Pieces {
+  const files = new Set<number>()
+  for (const id of ids) {
+    const inspected = await docker
+      .getContainer(id)
+      .inspect()
+      .catch(() => undefined)
+    // Sandboxes come and go meanwhile.
+    if (!inspected?.State.Running) continue
+    for (const { pid, name } of (await readLive(inspected.State.Pid)).processes) {
+      yield* chunks(`/proc/${pid}/mem`, `memory of ${name} (${pid})`, await pagesOf(pid))
+      for (const fd of await readdir(`/proc/${pid}/fd`).catch(() => [])) {
+        const link = await readlink(`/proc/${pid}/fd/${fd}`).catch(() => '')
+        const { ino, size } = link.startsWith('/memfd:') ? await stat(`/proc/${pid}/fd/${fd}`) : { ino: 0, size: 0 }
+        if (size === 0 || files.has(ino)) continue
+        files.add(ino)
+        yield* chunks(`/proc/${pid}/fd/${fd}`, `memory kept by ${name} (${pid})`, [[0, size]])
+      }
+    }
+  }
+}
+
+const PAGE = 4096
+
+/** Ranges of addresses that have pages: reading others would make some, at the expense of the sandbox. */
+async function pagesOf(pid: number): Promise<[number, number][]> {
+  const lines = (await readFile(`/proc/${pid}/maps`, 'latin1').catch(() => '')).split('\n')
+  await using map = await open(`/proc/${pid}/pagemap`)
+  const ranges: [number, number][] = []
+  for (const line of lines) {
+    const [, from, to] = /^([\da-f]+)-([\da-f]+) r(?!.*\[v)/.exec(line) ?? []
+    if (from === undefined || to === undefined) continue
+    const [first, end] = [Number.parseInt(from, 16) / PAGE, Number.parseInt(to, 16) / PAGE]
+    for (let block = first; block < end; block += 131_072) {
+      const entries = Buffer.alloc(Math.min(131_072, end - block) * 8)
+      await map.read(entries, 0, entries.length, block * 8)
+      for (let page = 0; page < entries.length / 8; page += 1) {
+        // Bits 63 and 62: in memory, or swapped out.
+        if (entries[page * 8 + 7]! < 0x40) continue
+        const at = (block + page) * PAGE
+        const last = ranges.at(-1)
+        if (last?.[1] === at) last[1] = at + PAGE
+        else ranges.push([at, at + PAGE])
+      }
+    }
+  }
+  return ranges
+}
+
+/** Pieces of this size overlap by more than any form of a secret is long (bytes). */
+const CHUNK = 1024 * 1024
+const OVERLAP = 4096
+
+async function* chunks(path: string, where: string, ranges: readonly (readonly [number, number])[]): Pieces {
+  await using handle = await open(path)
+  const buffer = Buffer.alloc(CHUNK)
+  const nothing = Buffer.alloc(CHUNK)
+  for (const [from, to] of ranges) {
+    for (let at = from; at < to; at += CHUNK - OVERLAP) {
+      // Gone since it was listed, or memory that nobody may read.
+      const { bytesRead } = await handle.read(buffer, 0, Math.min(CHUNK, to - at), at).catch(() => ({ bytesRead: 0 }))
+      if (buffer.compare(nothing, 0, bytesRead, 0, bytesRead) !== 0) yield { where, bytes: buffer.subarray(0, bytesRead) }
+    }
   }
 }
 

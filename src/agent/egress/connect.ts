@@ -6,6 +6,7 @@
  * the carrier's handle. That is how Node's own "happy eyeballs" gives a socket the handle that won, TLS included.
  */
 import { GO, type Connected, parseConnectReply, parseEndedReply } from '../../protocol/egress.ts'
+import { boundId } from './bound.ts'
 import { ask } from './exchange.ts'
 import { brokenError, connectError, unreachable, type Target } from './failures.ts'
 import { connectAsBefore, net, type Socket } from './natives.ts'
@@ -69,7 +70,7 @@ export function installConnect(socketPath: string): void {
 
   function goOut(socket: Insides, target: Target, name = target.host): void {
     const carrier = ask(socketPath, {
-      request: { kind: 'connect', host: target.host, port: target.port },
+      request: { kind: 'connect', host: target.host, port: target.port, ...boundId() },
       on: {
         failed: () => settle(unreachable(target, net.isIP(target.host) !== 0)),
         replied: (value, answered) => {
