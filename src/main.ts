@@ -280,7 +280,10 @@ async function main(): Promise<void> {
       if (performance.now() - stoppedAt < SAME_SIGNAL_MS) return
       stoppedAt = performance.now()
       // The second one is immediate; the next start clears away what this one leaves.
-      if (stop.signal.aborted) process.exit(130)
+      if (stop.signal.aborted) {
+        say(`Stopping at once (${name})`)
+        process.exit(130)
+      }
       say('\nStopping: running requests may finish; press Ctrl-C again to stop at once')
       stop.abort(new Error('Stopped'))
     })

@@ -84,6 +84,8 @@ async function underLoad(drill: Drill): Promise<Row> {
   for (const ten of TENANTS) await roles.issue({ ten, jtn: 'count', code: COUNTER })
   await roles.issue({ ten: 'streams', jtn: 'stream', code: STREAM })
   const { port, master } = roles
+  for (const tenant of TENANTS) await warmUp(`http://127.0.0.1:${port}/api/run/${tenant}/count?n=first`)
+  await warmUp(`http://127.0.0.1:${port}/api/run/streams/stream`)
   const load = startLoad({ port, master, tenants: TENANTS, perSecond: drill.perSecond ?? 100, seconds: LONGEST_S, cold: true, stream: 'streams' })
   const scene = { roles, engine, load, tenants: TENANTS }
   // Warm first: what comes before the fault is no failure of it.
@@ -113,6 +115,12 @@ async function underLoad(drill: Drill): Promise<Row> {
     p99Ms: Math.round(waits[Math.floor(waits.length * 0.99)] ?? 0),
     wrong,
   }
+}
+
+async function warmUp(url: string): Promise<void> {
+  const answer = await fetch(url)
+  if (answer.status !== 200) throw new Error(`${url} answered with ${answer.status}: ${await answer.text()}`)
+  await answer.arrayBuffer()
 }
 
 async function untilClean(roles: Parameters<typeof lookAround>[0], since: number): Promise<{ ms: number | undefined; aftermath: Aftermath }> {
