@@ -18,6 +18,7 @@ export type LogEvent =
   | 'sandbox.inherited'
   | 'sandbox.paused'
   | 'sandbox.renewed'
+  | 'sandbox.restored'
   | 'tenant.grew'
   | 'plan.changed'
   | 'sandbox.connected'

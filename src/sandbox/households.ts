@@ -11,6 +11,8 @@ export interface Entry {
   readonly make: string
   /** Empty until it is known. */
   spec: string
+  /** Unix ms. */
+  bornAt: number
   tenant: TenantId | null
   seat: Seat | null
   inFlight: number

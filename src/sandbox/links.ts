@@ -78,7 +78,7 @@ export function createLinks(options: LinksOptions): Links {
         },
       },
     })
-    const entry: Entry = { id, link, make, spec, tenant, seat, inFlight: 0, uses: 0, idleSince: now(), leaving: undefined }
+    const entry: Entry = { id, link, make, spec, bornAt: now(), tenant, seat, inFlight: 0, uses: 0, idleSince: now(), leaving: undefined }
     households.add(entry)
     return entry
   }

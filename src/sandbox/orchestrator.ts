@@ -8,7 +8,7 @@ import type { ContainerDriver } from './driver.ts'
 import { createFleet } from './fleet.ts'
 import { startLifecycleWorker, type LifecycleJob, type LifecycleQueue } from './lifecycle.ts'
 import { isWorn } from './policy.ts'
-import { createReconcile } from './reconcile.ts'
+import { createReconcile, SUSPECT_MS } from './reconcile.ts'
 import { transition, type Sandbox } from './sandbox.ts'
 import { classKey, LABEL, type SandboxClass } from './spec.ts'
 import { createStock } from './stock.ts'
@@ -43,7 +43,7 @@ export interface Orchestrator extends AsyncDisposable {
 }
 
 /** Pause between two looks at what Docker has and what the records say (ms), jittered by up to half. */
-const RECONCILE_MS = 8_000
+const RECONCILE_MS = 5_000
 /** Pause between two looks for sandboxes that have served their time (ms), and how many are told so at once. */
 const WEAR_MS = 2_000
 const WORN_AT_ONCE = 2
@@ -184,8 +184,10 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
   )
   stack.use(
     repeat(
-      () => RECONCILE_MS * (1 + Math.random() / 2),
+      () => (reconcile.hasSuspects ? SUSPECT_MS : RECONCILE_MS * (1 + Math.random() / 2)),
       async () => {
+        // Redis may have lost it.
+        await store.tellEngine({ runtimes: options.runtimes })
         await reconcile.run()
         await topUp()
       },

@@ -228,13 +228,14 @@ export function createPool(options: PoolOptions): Pool {
       const known = [...households.entries.keys()]
       const records = await store.list()
       const ids = new Set(records.filter(({ state }) => state !== 'removed').map(({ id }) => id))
-      for (const id of known) if (!ids.has(id)) drop(id, 'platform')
+      for (const id of known) if (!ids.has(id) && !(await upkeep.restore(id))) drop(id, 'platform')
       for (const record of records) {
         if (record.state === 'removed') continue
         // One that nobody uses any more is only waiting for its end.
         if (record.state === 'draining' && !households.entries.has(record.id)) continue
         const entry = await open(record.id, aboutOf(record))
         entry.spec = record.spec
+        entry.bornAt = record.createdAt
         if (record.state === 'draining' && record.users.includes(options.gateway)) renewal.follow(entry, record.cause)
         if (record.state === 'draining' && entry.leaving !== undefined && entry.inFlight === 0) await upkeep.leave(entry)
       }

@@ -45,6 +45,8 @@ export interface SandboxStore {
   /** Compare-and-set on the generation that `from` had when it was read. */
   swap(from: Sandbox, to: Sandbox): Promise<'swapped' | 'stale' | 'gone'>
   forget(id: string): Promise<boolean>
+  /** Records one again that Redis lost. */
+  restore(sandbox: Sandbox & { state: 'warm' | 'draining' }): Promise<'restored' | 'known' | 'taken'>
   read(id: string): Promise<Sandbox | undefined>
   list(): Promise<Sandbox[]>
   /** Says that a gateway lives; gives the ids of those that do. */
@@ -80,6 +82,7 @@ export function createSandboxStore(redis: Redis, prefix: string): SandboxStore {
   const renew = script<['renewed' | 'none' | 'lost', string]>('renew')
   const swap = script<1 | 0 | -1>('swap')
   const forget = script<1 | 0>('forget')
+  const restore = script<1 | 0 | -1>('restore')
   const beat = script<string[]>('beat')
   const channel = `${prefix}:news`
 
@@ -105,6 +108,10 @@ export function createSandboxStore(redis: Redis, prefix: string): SandboxStore {
     },
     async forget(id) {
       return (await forget(keys, [id])) === 1
+    },
+    async restore(sandbox) {
+      const result = await restore(keys, [sandbox.id, JSON.stringify(sandbox), seatHeldBy(sandbox) ?? ''])
+      return result === 1 ? 'restored' : result === 0 ? 'known' : 'taken'
     },
     async read(id) {
       const text = await redis.hget(keys[0], id)

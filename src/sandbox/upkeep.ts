@@ -34,6 +34,8 @@ export interface Upkeep {
   makeRoom(count: number): Promise<void>
   /** The last request of this gateway there has ended: give it up for good. */
   leave(entry: Entry): Promise<void>
+  /** Records one again that Redis lost, if requests of this gateway go there or still run there. False when it has no claim on it. */
+  restore(id: string): Promise<boolean>
   inherit(records: readonly Sandbox[], living: ReadonlySet<string>): Promise<void>
 }
 
@@ -100,6 +102,21 @@ export function createUpkeep(options: UpkeepOptions): Upkeep {
         evicted.add(id)
         if (!(await release(households.entries.get(id)!, 'evicted', SETTLED_MS))) evicted.delete(id)
       }
+    },
+    /** A sandbox that is connected is there, whatever the records say; only its seat may be somebody else's by now. */
+    async restore(id) {
+      const entry = households.entries.get(id)
+      if (entry === undefined || !entry.link.connected || entry.tenant === null || entry.seat === null) return false
+      const { tenant, seat, make, spec, bornAt, leaving } = entry
+      // A generation that no record of it has had: what was decided before the loss cannot land.
+      const base = { id, tenant, users: [options.gateway], generation: now(), createdAt: bornAt, make, spec }
+      const isServing = households.serving.get(seat) === entry
+      if (!isServing && entry.inFlight === 0) return false
+      const result = await store.restore(
+        isServing ? { ...base, state: 'warm', seat } : { ...base, state: 'draining', cause: leaving ?? 'recycled', since: now() },
+      )
+      if (result === 'restored') log.warn({ sandbox: id, tenant }, 'sandbox.restored')
+      return result !== 'taken'
     },
     async leave(entry) {
       const cause = entry.leaving ?? 'recycled'

@@ -311,7 +311,8 @@ test('a gateway that could not read Redis for too long refuses to call a token g
     }
     await sleep(50)
   }
-  assert.ok(refusedAt > 1400 && refusedAt < 2600, `refused after ${refusedAt} ms`)
+  // The limit, and the second in which one that was away may be found again.
+  assert.ok(refusedAt > 2400 && refusedAt < 3700, `refused after ${refusedAt} ms`)
   await sleep(3500)
   assert.equal(gateway.revocations.isRevoked(good), false)
 })
