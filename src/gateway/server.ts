@@ -1,3 +1,4 @@
+import { writeFile } from 'node:fs/promises'
 import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { Server as NetServer, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -85,6 +86,7 @@ export async function listenHttp(
     sendProblem(outgoing, toProblem(new WebtaskError('bad_request', message), newRequestId()))
   }
 
+  if (options.reusePort === true) await handOverUnaccepted()
   await listening(server, options)
   const { port } = server.address() as AddressInfo
 
@@ -105,6 +107,14 @@ function pathOf(target: string): string {
   if (target.startsWith('/') && target[1] !== '/') return target
   const path = target.replace(/^https?:\/\/[^/?]*/i, '').replace(/^\/+/, '/')
   return path.startsWith('/') ? path : `/${path}`
+}
+
+/**
+ * Connections that wait to be accepted when a listener closes go to another one of the port, instead of being reset: Linux 5.14 and newer,
+ * where it may be set. Elsewhere a caller that connects at that very moment can lose its connection.
+ */
+async function handOverUnaccepted(): Promise<void> {
+  await writeFile('/proc/sys/net/ipv4/tcp_migrate_req', '1').catch(() => {})
 }
 
 function listening(server: Server, { host, port, reusePort = false }: ListenOptions): Promise<void> {

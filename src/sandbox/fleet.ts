@@ -53,8 +53,10 @@ export interface Fleet {
   readonly underway: ReadonlySet<string>
   /** What runs, as far as it is known here. */
   known(): { id: string; container: string; make: string; paused: boolean }[]
-  /** Removes the directories of all but these. */
+  /** Removes the directories of all but these and what is recorded. */
   sweep(keep: ReadonlySet<string>): Promise<void>
+  /** Containers and directories go, whatever the records say. */
+  removeAll(): Promise<void>
   /** Digest of what would be made of that class today. */
   specOf(make: string): string
 }
@@ -148,6 +150,12 @@ export function createFleet(options: FleetOptions): Fleet {
     await rm(egressDirectory(runDir, id), { recursive: true, force: true })
   }
 
+  /** Sandboxes that have directories. */
+  async function directories(): Promise<Set<string>> {
+    const names = await Promise.all(['s', 'e'].map((folder) => readdir(path.join(runDir, folder)).catch(() => [])))
+    return new Set(names.flat().filter((name) => /^[0-9a-f]{12}$/.test(name)))
+  }
+
   async function live(): Promise<Live[]> {
     const all = await driver.list(label)
     return all
@@ -201,9 +209,13 @@ export function createFleet(options: FleetOptions): Fleet {
     underway,
     known: () => [...containers].map(([id, one]) => ({ id, ...one })),
     async sweep(keep) {
-      const names = await Promise.all(['s', 'e'].map((folder) => readdir(path.join(runDir, folder)).catch(() => [])))
-      for (const name of new Set(names.flat()))
-        if (/^[0-9a-f]{12}$/.test(name) && !keep.has(name) && !underway.has(name)) await removeDirectories(name)
+      for (const id of await directories())
+        // Asked once more: it may have been made since `keep` was put together.
+        if (!keep.has(id) && !underway.has(id) && (await store.read(id)) === undefined) await removeDirectories(id)
+    },
+    async removeAll() {
+      await Promise.all((await live()).map(({ container }) => driver.remove(container)))
+      for (const id of await directories()) await removeDirectories(id)
     },
     specOf,
   }

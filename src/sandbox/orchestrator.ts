@@ -214,9 +214,8 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
       await stack.disposeAsync()
       if (!options.removeOnStop) return
       const records: Sandbox[] = await store.list().catch(() => [])
-      await Promise.all((await fleet.live()).map(({ container }) => driver.remove(container)))
+      await fleet.removeAll()
       await Promise.all(records.map((record) => store.forget(record.id).catch(() => false)))
-      await fleet.sweep(new Set())
     },
   }
 }

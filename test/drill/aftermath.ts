@@ -20,8 +20,10 @@ export interface Aftermath {
   readonly jobs: number
 }
 
+const SILENT = createLog('silent', 'drill')
+
 export async function lookAround(roles: Roles): Promise<Aftermath> {
-  const redis = connectRedis(roles.redisUrl, createLog('silent', 'drill'))
+  const redis = connectRedis(roles.redisUrl, SILENT)
   try {
     await waitForRedis(redis, { signal: AbortSignal.timeout(5_000), waiting: () => {} })
     const prefix = `webtask:${roles.id}`

@@ -112,12 +112,15 @@ test('the check waits for the engine, stops on what is not overridden, and logs 
     signal: new AbortController().signal,
     waiting: (reason: string) => waited.push(reason),
   }
-  assert.deepEqual(await checkEngine(engine(good, 1), options), { agentImage: 'sha256:1' })
+  assert.deepEqual(await checkEngine(engine(good, 1), options), { agentImage: 'sha256:1', runtimes: good.runtimes })
   assert.deepEqual(waited, ['connect ENOENT'])
   const old = { ...good, runcVersion: '1.2.7' }
   await assert.rejects(checkEngine(engine(old), options), /runc 1\.2\.7 has known ways out/)
   assert.equal(warned.length, 0)
-  assert.deepEqual(await checkEngine(engine(old), { ...options, allowed: ['runc', 'cpu'] as const }), { agentImage: 'sha256:1' })
+  assert.deepEqual(await checkEngine(engine(old), { ...options, allowed: ['runc', 'cpu'] as const }), {
+    agentImage: 'sha256:1',
+    runtimes: old.runtimes,
+  })
   assert.deepEqual(
     warned.map(([fields, event]) => [(fields as { check: string }).check, event]),
     [['runc', 'engine.unsafe']],
