@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
 /** A connection must have been quiet for so long before it is closed under a caller (ms). */
-const QUIET_MS = 500
+const QUIET_MS = 1_000
 const SWEEP_MS = 50
 
 /** The connections of callers, and which of them can be closed without a request lost. */

@@ -94,8 +94,8 @@ async function underLoad(drill: Drill): Promise<Row> {
   await drill.fault(scene)
   const over = Date.now()
   await pass(QUIET_MS)
-  const cleaned = await untilClean(roles, over)
   const loaded = await load.stop()
+  const cleaned = await untilClean(roles, over)
   const wrong = [
     ...(before > 0 ? [`${before} requests failed before the fault: ${summary(loaded.failures.slice(0, before))}`] : []),
     ...notAllowed(drill, loaded),
