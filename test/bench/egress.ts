@@ -2,6 +2,8 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import net from 'node:net'
 import { startDeployment } from '../support/deployment.ts'
+import { median, round } from './percentiles.ts'
+import type { BenchOptions, Row } from './row.ts'
 
 /** Answers each piece with itself; a piece that begins with "give N" with N bytes, and with "take" by one byte at the end. */
 const FAR = `const net = require('net'); const block = Buffer.alloc(65536)
@@ -19,7 +21,7 @@ const PING = `async (socket, count) => { const times = []; socket.setNoDelay(tru
 const GIVE = `async (socket, bytes) => { await new Promise(r => socket.once('connect', r)); const began = performance.now(); let got = 0; socket.on('data', (c) => { got += c.length }); socket.write('give ' + bytes); await new Promise(r => socket.once('end', r)); socket.destroy(); return got / 1e3 / (performance.now() - began) }`
 const TAKE = `async (socket, bytes) => { await new Promise(r => socket.once('connect', r)); const block = Buffer.alloc(65536, 'take '); const began = performance.now(); for (let left = bytes; left > 0; left -= block.length) if (!socket.write(block)) await new Promise(r => socket.once('drain', r)); socket.end(); await new Promise(r => socket.once('data', r)); socket.destroy(); return bytes / 1e3 / (performance.now() - began) }`
 
-export interface EgressFigures {
+interface EgressFigures {
   /** Round trips of one byte, medians of each round (µs). */
   readonly through: readonly number[]
   readonly direct: readonly number[]
@@ -29,12 +31,7 @@ export interface EgressFigures {
 }
 
 /** A connection of a webtask beside one that is made here, to the same server in another process, in turn. */
-export async function measureEgress(options: {
-  rounds: number
-  trips: number
-  bytes: number
-  progress: (text: string) => void
-}): Promise<EgressFigures> {
+async function measureEgress(options: { rounds: number; trips: number; bytes: number; progress: (text: string) => void }): Promise<EgressFigures> {
   const far = spawn(process.execPath, ['-e', FAR], { stdio: ['ignore', 'pipe', 'inherit'] })
   try {
     const port = Number(String((await once(far.stdout, 'data'))[0]))
@@ -62,4 +59,31 @@ export async function measureEgress(options: {
   } finally {
     far.kill()
   }
+}
+
+export async function egress({ quick, progress }: BenchOptions): Promise<Row[]> {
+  const { through, direct, download, upload } = await measureEgress({
+    rounds: quick ? 3 : 5,
+    trips: 2000,
+    bytes: quick ? 250e6 : 500e6,
+    progress,
+  })
+  const ratio = median(through.map((one, index) => one / direct[index]!))
+  const rate = median(download)
+  return [
+    {
+      what: 'round trip of a webtask through egress ÷ direct on loopback',
+      figure: `${round(ratio)} × (${round(median(through), 0)} µs ÷ ${round(median(direct), 0)} µs)`,
+      target: '≤ 3 ×',
+      met: ratio <= 3,
+      detail: { through, direct },
+    },
+    {
+      what: 'bytes through one connection of a webtask',
+      figure: `${round(rate, 0)} MB/s in, ${round(median(upload), 0)} MB/s out`,
+      target: '≥ 150 MB/s in',
+      met: rate >= 150,
+      detail: { download, upload },
+    },
+  ]
 }

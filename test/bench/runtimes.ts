@@ -1,9 +1,11 @@
 import type Docker from 'dockerode'
 import { startDeployment, type Deployment } from '../support/deployment.ts'
 import { containersOf, docker } from '../support/docker.ts'
-import { load, type Load } from './tools.ts'
+import { median, round } from './percentiles.ts'
+import { HELLO, type BenchOptions, type Row } from './row.ts'
+import { load, prepareTools, type Load } from './tools.ts'
 
-export interface RuntimeFigures {
+interface RuntimeFigures {
   /** First requests of new tenants without a sandbox ready (ms). */
   readonly cold: number[]
   /** Equal loads on one warm webtask. */
@@ -13,11 +15,10 @@ export interface RuntimeFigures {
 }
 
 const RUNTIMES = ['runc', 'runsc'] as const
-const HELLO = 'module.exports = cb => cb(null, "hello")'
 const MIB = 1024 * 1024
 
 /** The same under runc and under gVisor, in turn, so that drift of the machine hits both. Undefined where the engine lacks gVisor. */
-export async function compareRuntimes(options: {
+async function compareRuntimes(options: {
   cold: number
   rounds: number
   seconds: number
@@ -25,6 +26,7 @@ export async function compareRuntimes(options: {
 }): Promise<Record<(typeof RUNTIMES)[number], RuntimeFigures> | undefined> {
   const { Runtimes } = (await docker.info()) as { Runtimes: object }
   if (!('runsc' in Runtimes)) return undefined
+  await prepareTools()
   const settings = { WEBTASK_PREWARMED: '0', WEBTASK_SANDBOXES_MAX: '200' }
   await using runc = await startDeployment({ ...settings, WEBTASK_RUNTIME: 'runc' })
   await using runsc = await startDeployment({ ...settings, WEBTASK_RUNTIME: 'runsc' })
@@ -69,4 +71,33 @@ async function idleMib(deployment: Deployment): Promise<number[]> {
     found.push((memory_stats.usage - (total_inactive_file ?? inactive_file ?? 0)) / MIB)
   }
   return found
+}
+
+/** The price of gVisor: what the same costs there, as a multiple of what it costs under runc. It has no target. */
+export async function runtimes({ quick, progress }: BenchOptions): Promise<Row[]> {
+  const figures = await compareRuntimes({ cold: quick ? 5 : 15, rounds: quick ? 3 : 5, seconds: quick ? 2 : 4, progress })
+  if (figures === undefined) return []
+  const { runc, runsc } = figures
+  const row = (what: string, unit: string, [theirs, ours]: readonly [readonly number[], readonly number[]]): Row => ({
+    what: `${what}, gVisor ÷ runc`,
+    figure: `${round(median(theirs) / median(ours))} × (${round(median(theirs), 1)} ${unit} ÷ ${round(median(ours), 1)} ${unit})`,
+    target: 'none',
+    met: true,
+    detail: { runsc: theirs, runc: ours },
+  })
+  const warm = (of: (one: Load) => number) => [runsc.warm.map(of), runc.warm.map(of)] as const
+  return [
+    row('first request of a new tenant, no sandbox ready', 'ms', [runsc.cold, runc.cold]),
+    row(
+      'warm, 32 connections, p50',
+      'ms',
+      warm((one) => one.p50Ms),
+    ),
+    row(
+      'warm, 32 connections, requests a second',
+      '/s',
+      warm((one) => one.perSecond),
+    ),
+    row('memory of an idle sandbox with one webtask', 'MiB', [runsc.memory, runc.memory]),
+  ]
 }
