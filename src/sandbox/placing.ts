@@ -57,8 +57,9 @@ export function createPlacing(options: PlacingOptions): Placing {
   /** Seats that wait for others to go. */
   const crowded = new Set<Seat>()
 
+  /** What is told of the seat next; undefined when nothing is in time or the wait is given up. Never rejects: nobody may be awaiting it then. */
   function newsOf(seat: Seat, { signal, ms }: { signal: AbortSignal; ms: number }): Promise<Heard> {
-    return new Promise((resolve, reject) => {
+    return new Promise((resolve) => {
       const set = listeners.get(seat) ?? new Set()
       listeners.set(seat, set)
       const settle = (news: Heard) => {
@@ -68,10 +69,7 @@ export function createPlacing(options: PlacingOptions): Placing {
         if (set.size === 0) listeners.delete(seat)
         resolve(news)
       }
-      const abort = () => {
-        reject(signal.reason as Error)
-        settle(undefined)
-      }
+      const abort = () => settle(undefined)
       const timer = setTimeout(settle, ms, undefined)
       signal.addEventListener('abort', abort, { once: true })
       set.add(settle)
