@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { containersOf, docker } from './docker.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 
@@ -93,7 +94,14 @@ export async function startDeployment(settings: Record<string, string> = {}, exi
     stop,
     async [Symbol.asyncDispose]() {
       await stop()
-      if (existing === undefined) await rm(dataDir, { recursive: true, force: true })
+      if (existing !== undefined) return
+      // One that crashed has cleared nothing away.
+      for (const { Id } of await containersOf(id))
+        await docker
+          .getContainer(Id)
+          .remove({ force: true, v: true })
+          .catch(() => {})
+      await rm(dataDir, { recursive: true, force: true })
     },
   }
   return deployment
