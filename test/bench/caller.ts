@@ -18,8 +18,11 @@ export interface Caller extends AsyncDisposable {
   hello(tenant: string): Promise<Reply>
 }
 
+/** No answer is waited for longer than this (ms). */
+const LONGEST_MS = 60_000
+
 export function createCaller(deployment: Deployment): Caller {
-  const pool = new Pool(deployment.url.replace('localhost', '127.0.0.1'), { connections: null, headersTimeout: 60_000, bodyTimeout: 60_000 })
+  const pool = new Pool(deployment.url.replace('localhost', '127.0.0.1'), { connections: null })
   async function ask(path: string, { method = 'GET', token, body }: { method?: Dispatcher.HttpMethod; token?: string; body?: string } = {}) {
     const began = performance.now()
     const reply = (status: number, text: string, retryAfter?: string): Reply => ({ status, retryAfter, text, ms: performance.now() - began })
@@ -29,6 +32,7 @@ export function createCaller(deployment: Deployment): Caller {
         method,
         body: body ?? null,
         headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
+        signal: AbortSignal.timeout(LONGEST_MS),
       })
       const retryAfter = answer.headers['retry-after']
       return reply(answer.statusCode, await answer.body.text(), Array.isArray(retryAfter) ? retryAfter[0] : retryAfter)

@@ -1,10 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { startDeployment, type Deployment } from '../support/deployment.ts'
 import { createCaller, outcomesOf, type Caller, type Outcomes, type Reply } from './caller.ts'
 import { figuresOf, startOpenLoop, type OpenFigures, type OpenLoop } from './open-loop.ts'
 import { median, percentile, round } from './percentiles.ts'
 import { HELLO, type BenchOptions, type Row } from './row.ts'
 import { untilQuiet, untilStocked } from './stillness.ts'
-import { setTimeout as sleep } from 'node:timers/promises'
 
 const wave = (caller: Caller, { count, name }: { count: number; name: string }): Promise<Reply[]> =>
   Promise.all(Array.from({ length: count }, (_, index) => caller.hello(`${name}n${index}`)))
@@ -91,7 +91,7 @@ export async function storm({ quick, progress }: BenchOptions): Promise<Row[]> {
     },
     {
       what: 'a warm tenant at 50 a second meanwhile, p99 ÷ its quiet p99',
-      figure: `${round(ratio)} × (${median(storms.map(({ loud }) => loud.p99Ms))} ms ÷ ${median(storms.map(({ quiet }) => quiet.p99Ms))} ms, ${failed} failed)`,
+      figure: `${round(ratio)} × (${round(median(storms.map(({ loud }) => loud.p99Ms)))} ms ÷ ${round(median(storms.map(({ quiet }) => quiet.p99Ms)))} ms, ${failed} failed)`,
       target: '≤ 1.5 ×, 0 failed',
       met: ratio <= 1.5 && failed === 0,
       detail: { storms: storms.map(({ quiet, loud }) => ({ quiet, loud })) },
@@ -128,7 +128,7 @@ export async function fairness({ quick, progress }: BenchOptions): Promise<Row[]
   return [
     {
       what: 'a tenant at 20 a second beside one at 2000, p99 ÷ its quiet p99',
-      figure: `${round(ratio)} × (${median(seen.map(({ beside }) => beside.p99Ms))} ms ÷ ${median(seen.map(({ quiet }) => quiet.p99Ms))} ms, ${failed} failed)`,
+      figure: `${round(ratio)} × (${round(median(seen.map(({ beside }) => beside.p99Ms)))} ms ÷ ${round(median(seen.map(({ quiet }) => quiet.p99Ms)))} ms, ${failed} failed)`,
       target: '≤ 1.5 ×, 0 failed',
       met: ratio <= 1.5 && failed === 0,
       detail: { rounds: seen },
