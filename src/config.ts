@@ -103,7 +103,7 @@ const SETTINGS = {
   WEBTASK_SANDBOX_AGE_SECONDS: integer(10, 604_800, 86_400).describe('A sandbox older than about this is replaced by a fresh one'),
   WEBTASK_SANDBOX_USES: integer(1, Number.MAX_SAFE_INTEGER, 10_000_000).describe('A sandbox with more requests than this behind it is replaced'),
   WEBTASK_SANDBOX_MEMORY_HIGH_PERCENT: integer(10, 100, 90).describe('A sandbox with more of its memory in use is replaced (percent)'),
-  WEBTASK_SANDBOX_WAIT_MS: integer(100, 120_000, 10_000).describe('Longest wait of a request for a sandbox, or for its turn (ms)'),
+  WEBTASK_SANDBOX_WAIT_MS: integer(100, 120_000, 8_000).describe('Longest wait of a request for a sandbox, or for its turn (ms)'),
   WEBTASK_WORKERS_MAX: integer(1, 256, 12).describe('Webtasks loaded at once in one sandbox; the least recently used goes first'),
   WEBTASK_WORKER_HEAP_MIB: integer(16, 32_768, 96).describe('JavaScript heap of one webtask (MiB)'),
   WEBTASK_WORKER_CONCURRENCY: integer(1, 1024, 128).describe('Requests at once in one webtask; more wait'),

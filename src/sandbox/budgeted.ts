@@ -17,8 +17,15 @@ interface Waiting {
   begin(): void
 }
 
+export interface BudgetOptions {
+  /** Milliseconds of any clock. */
+  readonly now: () => number
+  /** Resolves when a container that is being started has done with what starting costs; until then it keeps its place. */
+  booted(id: string): Promise<void>
+}
+
 /** A driver whose changing verbs share one budget and one breaker. Questions are not counted: they are cheap, and tell when the engine is back. */
-export function createBudgetedDriver(driver: ContainerDriver, now: () => number): ContainerDriver {
+export function createBudgetedDriver(driver: ContainerDriver, { now, booted }: BudgetOptions): ContainerDriver {
   const waiting: Waiting[] = []
   let running = 0
   let removing = 0
@@ -45,15 +52,20 @@ export function createBudgetedDriver(driver: ContainerDriver, now: () => number)
     }
   }
 
-  async function ask<T>(verb: Verb, act: () => Promise<T>): Promise<T> {
+  /** `costs` tells how long it keeps its place after it was done. */
+  async function ask<T>(verb: Verb, act: () => Promise<T>, costs?: () => Promise<void>): Promise<T> {
     await new Promise<void>((begin) => {
       waiting.push({ verb, begin })
       beginNext()
     })
+    let hold: Promise<void> | undefined
     try {
       if (!mayAsk(breaker, now())) throw new EngineFailure('The container engine does not answer; it is asked again in a moment')
       breaker = afterBreaker(breaker, 'asked', now())
+      // Before it is asked: what ends the hold may come before the answer.
+      const over = costs?.()
       const result = await act()
+      hold = over
       breaker = afterBreaker(breaker, 'answered', now())
       return result
     } catch (error) {
@@ -62,16 +74,25 @@ export function createBudgetedDriver(driver: ContainerDriver, now: () => number)
       else if (breaker.state !== 'open') breaker = afterBreaker(breaker, 'failed', now())
       throw error
     } finally {
-      running -= 1
-      if (verb === 'remove') removing -= 1
-      beginNext()
+      const giveBack = () => {
+        running -= 1
+        if (verb === 'remove') removing -= 1
+        beginNext()
+      }
+      if (hold === undefined) giveBack()
+      else void hold.then(giveBack)
     }
   }
 
   return {
     ...driver,
     create: (name, body) => ask('create', () => driver.create(name, body)),
-    start: (id) => ask('start', () => driver.start(id)),
+    start: (id) =>
+      ask(
+        'start',
+        () => driver.start(id),
+        () => booted(id),
+      ),
     pause: (id) => ask('pause', () => driver.pause(id)),
     unpause: (id) => ask('unpause', () => driver.unpause(id)),
     remove: (id) => ask('remove', () => driver.remove(id)),

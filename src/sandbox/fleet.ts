@@ -132,8 +132,8 @@ export function createFleet(options: FleetOptions): Fleet {
     await store.publish({ kind: 'starting', id, tenant, seat, make, spec })
     const body = sandboxSpec({ id, deployment, slot: takeSlot(id), directory, egressDirectory: egressDirectory(runDir, id), class: kind })
     const container = await driver.create(name, body)
-    await driver.start(container)
     containers.set(id, { container, paused: false, make })
+    await driver.start(container)
   }
 
   async function discard(id: string, container: string | undefined, cause: EndCause): Promise<void> {

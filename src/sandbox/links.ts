@@ -21,6 +21,7 @@ export interface LinksOptions {
   readonly on: {
     output(tenant: TenantId, output: AgentOutput): void
     call(tenant: TenantId, call: AgentCall): Promise<string>
+    connected(id: string): void
   }
 }
 
@@ -43,6 +44,7 @@ export interface Links extends AsyncDisposable {
 export function createLinks(options: LinksOptions): Links {
   const { queue, log, households } = options
   const opening = new Map<string, Promise<Entry>>()
+  const never = new AbortController().signal
   let closed = false
 
   function open(id: string, about: OpenAbout): Promise<Entry> {
@@ -80,6 +82,12 @@ export function createLinks(options: LinksOptions): Links {
     })
     const entry: Entry = { id, link, make, spec, bornAt: now(), tenant, seat, inFlight: 0, uses: 0, idleSince: now(), leaving: undefined }
     households.add(entry)
+    link.whenConnected(never).then(
+      () => options.on.connected(id),
+      () => {
+        // It ended before.
+      },
+    )
     return entry
   }
 

@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import type { Log } from '../log.ts'
+import { createBoots } from './boots.ts'
 import { createBudgetedDriver } from './budgeted.ts'
 import { watchBurning } from './burning.ts'
 import { cgroupMemoryBytes } from './cgroup.ts'
@@ -54,11 +55,12 @@ const WORN_AT_ONCE = 2
  */
 export async function startOrchestrator(options: OrchestratorOptions): Promise<Orchestrator> {
   const { store, queue, log, deployment, runDir, now } = options
-  const driver = createBudgetedDriver(options.driver, () => performance.now())
+  const boots = createBoots()
+  const driver = createBudgetedDriver(options.driver, { now: () => performance.now(), booted: boots.over })
   const label = `${LABEL.deployment}=${deployment}`
   const standardMake = classKey(options.class)
   const fleet = createFleet({ ...options, driver })
-  const stock = createStock({ store, queue, standardMake, bounds: options.prewarmed, now })
+  const stock = createStock({ store, queue, standardMake, bounds: options.prewarmed, most: options.sandboxesMax, now })
   const reconcile = createReconcile({ fleet, store, log, drainMs: options.drainMs, now })
   let stopping = false
 
@@ -205,6 +207,7 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
 
   return {
     heard(news) {
+      if (news.kind === 'connected') boots.dialledIn(fleet.known().find(({ id }) => id === news.id)?.container ?? '')
       if (news.kind !== 'adopted') return
       stock.wanted(news.make)
       guarded(topUp)

@@ -26,7 +26,7 @@ export interface PoolOptions extends Omit<LinksOptions, 'households' | 'on'> {
     /** Tenants that are promised sandboxes though nobody asks, now. */
     kept(): readonly { tenant: TenantId; plan: Plan }[]
   }
-  readonly on: LinksOptions['on'] & { ended(cause: EndCause): void }
+  readonly on: Omit<LinksOptions['on'], 'connected'> & { ended(cause: EndCause): void }
 }
 
 /** The right to send one request to a tenant's sandbox, until disposed. */
@@ -70,7 +70,8 @@ export function createPool(options: PoolOptions): Pool {
   /** When this gateway last said that it lives. */
   let lastBeat: number | undefined
 
-  const links = createLinks({ ...options, households })
+  const connected = (id: string) => void store.publish({ kind: 'connected', id }).catch(() => {})
+  const links = createLinks({ ...options, households, on: { ...options.on, connected } })
   const { open, drop, kill } = links
   const failed = (id: string) => (error: Error) => log.warn({ sandbox: id, reason: error.message }, 'platform.failed')
   const placing = createPlacing({ ...options, households, open, makeRoom: (seats) => void upkeep.makeRoom(seats).catch(failed('')) })

@@ -9,6 +9,8 @@ export interface StockOptions {
   /** The class of which there are always `min`; of others only what was needed lately. */
   readonly standardMake: string
   readonly bounds: { readonly min: number; readonly max: number }
+  /** Most sandboxes of the deployment: the stock does not ask for what there is no room for. */
+  readonly most: number
   readonly now: () => number
 }
 
@@ -48,6 +50,7 @@ export function createStock(options: StockOptions): Stock {
     target,
     async topUp() {
       const records = await store.list()
+      let room = options.most - records.length
       for (const [make, times] of demand) {
         while (times.length > 0 && now() - times[0]! > DEMAND_MS) times.shift()
         const underway = listOf(asked, make)
@@ -56,7 +59,8 @@ export function createStock(options: StockOptions): Stock {
           (record) => record.make === make && (record.state === 'prewarmed' || (record.state === 'starting' && record.tenant === null)),
         ).length
         // Those that are being made are both asked for and recorded, for a moment: rather one too few, which the next look mends.
-        const missing = Math.max(0, target(make) - idle - underway.length)
+        const missing = Math.max(0, Math.min(room, target(make) - idle - underway.length))
+        room -= missing
         // Counted before anything is awaited, so that two calls at once do not ask twice.
         for (let i = 0; i < missing; i += 1) underway.push(now())
         for (let i = 0; i < missing; i += 1) await queue.replenish(make)

@@ -19,6 +19,8 @@ export type SandboxNews =
       readonly spec: string
     }
   | { readonly kind: 'started'; readonly id: string; readonly seat: Seat | null }
+  /** Its agent has dialled in: it has done with what starting costs. */
+  | { readonly kind: 'connected'; readonly id: string }
   | { readonly kind: 'adopted'; readonly id: string; readonly make: string }
   /** A fresh one took the seat: what still runs in the old one may finish. */
   | { readonly kind: 'renewed'; readonly id: string; readonly seat: Seat }

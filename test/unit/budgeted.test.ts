@@ -40,7 +40,7 @@ const turn = () => new Promise(setImmediate)
 
 test('four things at once, creates before thaws before freezes before removals, and removals still go on', async () => {
   const { engine, running, begun, end } = startEngine()
-  const driver = createBudgetedDriver(engine, () => 0)
+  const driver = createBudgetedDriver(engine, { now: () => 0, booted: async () => {} })
   const all = [driver.remove('r1'), driver.remove('r2'), driver.remove('r3')]
   await turn()
   assert.deepEqual(begun, ['remove r1', 'remove r2', 'remove r3'], 'nothing else wants the engine')
@@ -70,7 +70,7 @@ test('four things at once, creates before thaws before freezes before removals, 
 test('an engine that does not answer is not asked by everybody: after three failures they hear so at once', async () => {
   const { engine, begun, end } = startEngine()
   let now = 0
-  const driver = createBudgetedDriver(engine, () => now)
+  const driver = createBudgetedDriver(engine, { now: () => now, booted: async () => {} })
   for (const id of ['1', '2', '3']) {
     const starting = driver.start(id)
     await turn()
@@ -91,9 +91,27 @@ test('an engine that does not answer is not asked by everybody: after three fail
   await after
 })
 
+test('a container keeps its place until it has booted, though its start was answered', async () => {
+  const { engine, begun, end } = startEngine()
+  const boots = new Map<string, () => void>()
+  const booted = (id: string) => new Promise<void>((resolve) => boots.set(id, resolve))
+  const driver = createBudgetedDriver(engine, { now: () => 0, booted })
+  const starts = ['1', '2', '3', '4', '5'].map((id) => driver.start(id))
+  await turn()
+  for (const id of ['1', '2', '3', '4']) end(`start ${id}`)
+  await Promise.all(starts.slice(0, 4))
+  await turn()
+  assert.equal(begun.length, 4, 'four boot')
+  boots.get('2')!()
+  await turn()
+  assert.equal(begun.at(-1), 'start 5')
+  end('start 5')
+  await starts[4]
+})
+
 test('a refusal of the engine is an answer', async () => {
   const { engine, end } = startEngine()
-  const driver = createBudgetedDriver(engine, () => 0)
+  const driver = createBudgetedDriver(engine, { now: () => 0, booted: async () => {} })
   for (let i = 0; i < 5; i += 1) {
     const starting = driver.start('x')
     await turn()
