@@ -50,6 +50,9 @@ function parseServers(given: string): readonly string[] {
 
 const text = z.string().min(1, 'must not be empty')
 
+/** A DNS name that leaves room for one label more, and no address: its last label is not a number. */
+const DOMAIN = /^(?=.{1,189}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*(?!\d+$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i
+
 /** Every setting the runtime knows, with its unit in its name. README shows this table and a test keeps them equal. */
 const SETTINGS = {
   WEBTASK_HOST: text.default('127.0.0.1').describe('Address the front door listens on'),
@@ -61,6 +64,14 @@ const SETTINGS = {
     .url({ protocol: /^https?$/, error: 'must be an http(s) URL' })
     .optional()
     .describe('How callers reach the front door; used in answers. Default: http://localhost:{port}'),
+  WEBTASK_DOMAIN: z
+    .string()
+    .regex(DOMAIN, 'must be a DNS name')
+    .transform((name) => name.toLowerCase())
+    .optional()
+    .describe(
+      'Domain below which each tenant has a host of its own, such as `run.example.com`: `https://{container}.run.example.com/{name}` runs a named webtask. Default: no such hosts',
+    ),
   WEBTASK_DATA_DIR: text.default('data').describe('Keys and code cache; made with mode 0700'),
   WEBTASK_RUN_DIR: text
     .optional()
@@ -189,6 +200,9 @@ export function parseConfig(env: Readonly<Record<string, string | undefined>>): 
     if (memory < least)
       problems.push(`WEBTASK_SANDBOX_MEMORY_MIB: ${workers} loaded webtasks (WEBTASK_WORKERS_MAX) need at least ${least} (got "${memory}")`)
     if (heap > memory) problems.push(`WEBTASK_WORKER_HEAP_MIB: must not be over WEBTASK_SANDBOX_MEMORY_MIB (got "${heap}")`)
+    const { WEBTASK_DOMAIN: domain, WEBTASK_PUBLIC_URL: publicUrl } = parsed.data
+    if (domain !== undefined && publicUrl !== undefined && new URL(publicUrl).hostname.endsWith(`.${domain}`))
+      problems.push(`WEBTASK_PUBLIC_URL: must not be below WEBTASK_DOMAIN, where all hosts are tenants' (got "${publicUrl}")`)
   }
   if (!parsed.success || problems.length > 0)
     throw new Error(`Cannot start, the settings have ${problems.length} problem(s):\n${problems.map((line) => `  ${line}`).join('\n')}`)

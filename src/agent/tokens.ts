@@ -1,4 +1,5 @@
 /** `ctx.create_token` and `ctx.create_token_url`: code asks the platform for tokens derived from its own. */
+import type { IncomingMessage } from 'node:http'
 import type { WebtaskSource } from '../protocol/messages.ts'
 import { byteLength, NativePromise, parse, stringify } from './natives.ts'
 import type { WebtaskRequest } from './request.ts'
@@ -71,9 +72,13 @@ function settle(result: Promise<string>, done: Done | undefined): Promise<string
   return undefined
 }
 
-function urlOf({ req }: WebtaskRequest, { container }: WebtaskSource, token: string): string {
+function urlOf({ req, invocation }: WebtaskRequest, { container }: WebtaskSource, token: string): string {
+  return `${invocation.platformUrl ?? originOf(req)}/api/run/${encodeURIComponent(container)}?key=${token}`
+}
+
+function originOf(req: IncomingMessage): string {
   const scheme = String(req.headers['x-forwarded-proto'] ?? 'http')
     .split(',', 1)[0]!
     .trim()
-  return `${scheme}://${req.headers.host ?? 'localhost'}/api/run/${encodeURIComponent(container)}?key=${token}`
+  return `${scheme}://${req.headers.host ?? 'localhost'}`
 }

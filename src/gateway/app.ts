@@ -6,10 +6,11 @@ import type { Plans } from '../tenant/plans.ts'
 import type { VerifiedTokens } from '../token/verified-cache.ts'
 import { authenticate, type Authenticated } from './authenticate.ts'
 import { allowOrigin, preflight } from './cors.ts'
-import type { createInvoke } from './invoke.ts'
+import type { Invoke } from './invoke.ts'
 import { addPlanRoutes } from './plan-routes.ts'
 import { toProblem } from './problem.ts'
 import { readBody, readJsonObject, type BodyTimes } from './read-body.ts'
+import { parseTenantHost } from './tenant-host.ts'
 import type { RevokeRequest, TokenService } from './tokens.ts'
 
 type Env = { Bindings: HttpBindings; Variables: { requestId: string } }
@@ -22,11 +23,13 @@ export function createApp(options: {
   tokens: VerifiedTokens
   service: TokenService
   plans: Plans
-  invoke: ReturnType<typeof createInvoke>
+  invoke: Invoke
+  /** Below it each tenant has a host of its own. */
+  domain: string | undefined
   newRequestId: () => string
   bodyTimes: BodyTimes
 }): Hono<Env> {
-  const { tokens, service, plans, invoke, newRequestId, bodyTimes } = options
+  const { tokens, service, plans, invoke, domain, newRequestId, bodyTimes } = options
   // The path as it was sent: `new URL` would resolve `..`, and then the route and the run path would be read from different texts.
   const app = new Hono<Env>({ getPath: (_request, sent) => pathnameOf((sent!.env as HttpBindings).incoming.url ?? '/') })
 
@@ -36,8 +39,15 @@ export function createApp(options: {
   app.use('*', async (c, next) => {
     const requestId = newRequestId()
     c.set('requestId', requestId)
-    const granted = preflight(c.env.incoming)
+    const { incoming, outgoing } = c.env
+    const host = domain === undefined ? undefined : parseTenantHost(incoming.headers.host ?? '', domain)
+    const granted = preflight(incoming, host)
     if (granted !== undefined) return c.body(null, 204, { ...granted, 'x-request-id': requestId })
+    if (host !== undefined) {
+      // None of the routes below: at a tenant's host every path is the tenant's.
+      await invoke(incoming, outgoing, requestId, host)
+      return RESPONSE_ALREADY_SENT
+    }
     await next()
     return undefined
   })

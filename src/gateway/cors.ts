@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import type { TenantHost } from './tenant-host.ts'
 
 const METHODS = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'
 /** How long a browser may keep the answer to a preflight (s); browsers cap it themselves. */
@@ -6,15 +7,15 @@ const MAX_AGE_SECONDS = 60_000
 
 /**
  * The answer to a browser's preflight, undefined when this is none. Webtasks are called from any page: the origin,
- * method and headers that were asked for are granted. No cookie travels either way, so this gives nothing away.
+ * method and headers that were asked for are granted.
  */
-export function preflight(request: IncomingMessage): Record<string, string> | undefined {
+export function preflight(request: IncomingMessage, host?: TenantHost): Record<string, string> | undefined {
   const { origin } = request.headers
   const method = request.headers['access-control-request-method']
   if (request.method !== 'OPTIONS' || origin === undefined || method === undefined) return undefined
   const asked = request.headers['access-control-request-headers']
   return {
-    ...allowOrigin(origin),
+    ...allowOrigin(origin, host),
     'access-control-allow-methods': METHODS.split(', ').includes(method) ? METHODS : `${METHODS}, ${method}`,
     ...(asked === undefined ? {} : { 'access-control-allow-headers': asked }),
     'access-control-max-age': String(MAX_AGE_SECONDS),
@@ -22,8 +23,13 @@ export function preflight(request: IncomingMessage): Record<string, string> | un
   }
 }
 
-/** What lets a page of this origin read an answer. */
-export function allowOrigin(origin: string): Record<string, string> {
+/**
+ * What lets a page of this origin read an answer. On the shared origin no cookie travels either way, so credentials give
+ * nothing away. A tenant's own host has cookies: there it is `*`, with which no browser lets a page read what came
+ * with credentials, whatever else the webtask says.
+ */
+export function allowOrigin(origin: string, host?: TenantHost): Record<string, string> {
+  if (host !== undefined) return { 'access-control-allow-origin': '*', 'access-control-expose-headers': '*' }
   return {
     'access-control-allow-origin': origin,
     'access-control-allow-credentials': 'true',

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { PassThrough } from 'node:stream'
-import { OUTCOME_HEADER, RETIRED_OUTCOME } from '../protocol/invocation.ts'
+import { RETIRED_OUTCOME } from '../protocol/invocation.ts'
 import type { WorkerConnection } from '../sandbox/worker-link.ts'
 import { responseHeaders } from './headers.ts'
 
@@ -12,6 +12,8 @@ export interface ForwardOptions {
   readonly path: string
   /** Flat name/value list. */
   readonly headers: string[]
+  /** The tenant's own host where the request came there. */
+  readonly host: string | undefined
   /** Send the caller's body along. */
   readonly hasBody: boolean
   readonly bodyMaxBytes: number
@@ -109,7 +111,7 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
         if (settled) return
         if (statusCode < 200) return
         progress = performance.now()
-        const answer = responseHeaders((controller.rawHeaders ?? []) as Buffer[], OUTCOME_HEADER)
+        const answer = responseHeaders((controller.rawHeaders ?? []) as Buffer[], options.host)
         if (answer.outcome === RETIRED_OUTCOME) {
           reached = false
           return settle({ kind: 'broken', error: new ConnectionRetired('The worker was retiring the connection') })

@@ -196,8 +196,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     now: seconds,
   })
   const targets = createTargets({ tokens, keyring, webtasks, codes, codeMaxBytes: config.WEBTASK_CODE_BYTES, bodyTimes })
-  const invoke = createInvoke({ config, pool, targets, invocations, wayOut: egress })
-  const app = createApp({ tokens, service, plans, invoke, newRequestId: requestIds, bodyTimes })
+  const invoke = createInvoke({ config, pool, targets, invocations, wayOut: egress, publicUrl })
+  const app = createApp({ tokens, service, plans, invoke, domain: config.WEBTASK_DOMAIN, newRequestId: requestIds, bodyTimes })
   let draining = false
 
   const stale = () => !isFresh(Math.max(revocations.staleSeconds(), keys.staleSeconds()), staleMaxSeconds)

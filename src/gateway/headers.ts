@@ -1,3 +1,6 @@
+import { OUTCOME_HEADER } from '../protocol/invocation.ts'
+import { staysOnHost } from './own-origin.ts'
+
 /** Headers that belong to one connection and are never passed on (RFC 9110 §7.6.1). */
 const HOP_BY_HOP = new Set([
   'connection',
@@ -12,8 +15,8 @@ const HOP_BY_HOP = new Set([
 ])
 
 /**
- * Headers with which a webtask could reach beyond its own answer. All tenants of the front door share one origin, so
- * cookies and origin-wide storage belong to nobody, in both directions.
+ * Headers with which a webtask could reach beyond its own answer. Where tenants share one origin, cookies and
+ * origin-wide storage belong to nobody, in both directions; at a tenant's own host those pass that stay there.
  */
 const SHARED_ORIGIN = new Set([
   'set-cookie',
@@ -38,7 +41,7 @@ function listed(raw: readonly string[]): Set<string> | undefined {
   return names
 }
 
-/** Caller → webtask: flat name/value list. `drop` names (lower case) are left out beside hop-by-hop, cookie, `x-forwarded-proto` (ours to say) and `x-wt-*`. */
+/** Caller → webtask: flat name/value list. `drop` names (lower case) are left out beside hop-by-hop, `x-forwarded-proto` (ours to say) and `x-wt-*`. */
 export function requestHeaders(raw: readonly string[], drop: ReadonlySet<string>): string[] {
   const connection = listed(raw)
   const kept: string[] = []
@@ -46,7 +49,6 @@ export function requestHeaders(raw: readonly string[], drop: ReadonlySet<string>
     const name = raw[i]!.toLowerCase()
     if (
       HOP_BY_HOP.has(name) ||
-      name === 'cookie' ||
       name === 'expect' ||
       name === 'x-forwarded-proto' ||
       name.startsWith('x-wt-') ||
@@ -67,8 +69,11 @@ export interface ResponseHeaders {
   readonly contentLength: number | undefined
 }
 
-/** Webtask → caller: flat name/value list without hop-by-hop, shared-origin and `x-wt-*` headers, and without `x-request-id`, which is ours to say. */
-export function responseHeaders(raw: readonly (Buffer | string)[], outcomeHeader: string): ResponseHeaders {
+/**
+ * Webtask → caller: flat name/value list without hop-by-hop and `x-wt-*` headers, without `x-request-id`, which is ours
+ * to say, and without what reaches beyond the tenant's own `host`, or beyond one answer where there is none.
+ */
+export function responseHeaders(raw: readonly (Buffer | string)[], host: string | undefined): ResponseHeaders {
   const headers: string[] = []
   let outcome: string | undefined
   let allowsOrigin = false
@@ -77,8 +82,9 @@ export function responseHeaders(raw: readonly (Buffer | string)[], outcomeHeader
   const connection = listed(text)
   for (let i = 0; i < text.length; i += 2) {
     const name = text[i]!.toLowerCase()
-    if (name === outcomeHeader) outcome = text[i + 1]
-    if (HOP_BY_HOP.has(name) || SHARED_ORIGIN.has(name) || name === 'x-request-id' || name.startsWith('x-wt-') || connection?.has(name)) continue
+    if (name === OUTCOME_HEADER) outcome = text[i + 1]
+    if (HOP_BY_HOP.has(name) || name === 'x-request-id' || name.startsWith('x-wt-') || connection?.has(name)) continue
+    if (SHARED_ORIGIN.has(name) && (host === undefined || !staysOnHost({ name, value: text[i + 1]! }, host))) continue
     if (name === 'access-control-allow-origin') allowsOrigin = true
     if (name === 'content-length') contentLength = Number(text[i + 1])
     headers.push(text[i]!, text[i + 1]!)

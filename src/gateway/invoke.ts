@@ -14,8 +14,9 @@ import { requestHeaders } from './headers.ts'
 import type { Invocations } from './invocations.ts'
 import { loadWorker } from './load-worker.ts'
 import { refusedProblem, sendProblem, toProblem } from './problem.ts'
-import { parseRunPath, withoutKey, type RunPath } from './run-path.ts'
+import { parseHostPath, parseRunPath, withoutKey, type RunPath } from './run-path.ts'
 import type { Target } from './target.ts'
+import type { TenantHost } from './tenant-host.ts'
 import type { WayOutClient } from './way-out.ts'
 
 export interface InvokeOptions {
@@ -25,7 +26,12 @@ export interface InvokeOptions {
   readonly invocations: Invocations
   /** Undefined where webtasks have no way out. */
   readonly wayOut: WayOutClient | undefined
+  /** Where callers reach the platform's own routes. */
+  readonly publicUrl: () => string
 }
+
+/** Runs one request; `host` is the tenant's own where the request came there. */
+export type Invoke = (incoming: IncomingMessage, outgoing: ServerResponse, requestId: string, host?: TenantHost) => Promise<void>
 
 /** Requests that were running beside one that timed out may finish within this (ms). */
 const TIMEOUT_GRACE_MS = 1_000
@@ -102,8 +108,16 @@ function forwardedProto({ headers }: IncomingMessage): 'http' | 'https' {
   return told !== undefined && /^https\b/i.test(String(told)) ? 'https' : 'http'
 }
 
-const OUR_CREDENTIALS: ReadonlySet<string> = new Set(['authorization'])
-const OUR_BODY: ReadonlySet<string> = new Set(['authorization', 'content-length', 'content-type', 'content-encoding'])
+/** What the webtask does not get of a request, by whose it is: where tenants share an origin, cookies are nobody's. */
+const SHARED: ReadonlySet<string> = new Set(['cookie'])
+const OUR_CREDENTIALS: ReadonlySet<string> = new Set(['cookie', 'authorization'])
+const OUR_BODY: ReadonlySet<string> = new Set(['cookie', 'authorization', 'content-length', 'content-type', 'content-encoding'])
+
+function droppedFrom({ host }: RunPath, target: Target): ReadonlySet<string> {
+  if (host !== undefined) return NOTHING
+  if (target.bodyIsCode) return OUR_BODY
+  return target.credentialsAreOurs ? OUR_CREDENTIALS : SHARED
+}
 
 /** What the worker was not loaded with, and not told before on this connection. */
 function tokenFor(connection: WorkerConnection, token: string | null): { token?: string; sameToken?: true } {
@@ -114,7 +128,7 @@ function tokenFor(connection: WorkerConnection, token: string | null): { token?:
 }
 
 /** Runs one webtask request: from the raw request to the end of the answer. Never throws; every failure is an answer. */
-export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage, outgoing: ServerResponse, requestId: string) => Promise<void> {
+export function createInvoke(options: InvokeOptions): Invoke {
   const { config, pool, targets, invocations } = options
 
   function headersFor(
@@ -122,14 +136,15 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
     about: { target: Target; path: RunPath; requestId: string; connection: WorkerConnection },
   ): string[] {
     const { target, path, connection } = about
-    const headers = requestHeaders(incoming.rawHeaders, target.bodyIsCode ? OUR_BODY : target.credentialsAreOurs ? OUR_CREDENTIALS : NOTHING)
+    const headers = requestHeaders(incoming.rawHeaders, droppedFrom(path, target))
     const { parseBody, mergeBody } = path.query
     headers.push(
       INVOCATION_HEADER,
       encodeInvocation({
         id: about.requestId,
         base: path.base,
-        format: 1,
+        format: path.host === undefined ? 1 : 3,
+        platformUrl: path.host === undefined ? undefined : options.publicUrl(),
         ...tokenFor(connection, path.name === undefined ? target.token : null),
         ...(parseBody === undefined ? {} : { parseBody }),
         ...(mergeBody === undefined ? {} : { mergeBody }),
@@ -156,7 +171,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
     return endedError(end, config)
   }
 
-  return async (incoming, outgoing, requestId) => {
+  return async (incoming, outgoing, requestId, host) => {
     const record = invocations.begin(requestId)
     let leaving: AbortController | undefined
     /** A signal of the caller's leaving, made only when something has to wait. */
@@ -172,7 +187,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       return leaving.signal
     }
     try {
-      const path = parseRunPath(incoming.url ?? '/')
+      const path = host === undefined ? parseRunPath(incoming.url ?? '/') : parseHostPath(incoming.url ?? '/', host)
       record.tenant = path.tenant
       record.name = path.name
       const target = await targets(incoming, path)
@@ -181,7 +196,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
         const acquired = pool.acquire({ tenant: path.tenant, webtask: target.key, token: target.tokenId }, left)
         using lease = acquired instanceof Promise ? await acquired : acquired
         record.mark('acquire')
-        const result = await attemptOn(lease, { incoming, outgoing, requestId, path, target, left, record })
+        const result = await attemptOn(lease, { incoming, outgoing, requestId, path, host, target, left, record })
         if (result === 'finished') return
         if (attempt < ATTEMPTS) {
           // A worker that shrinks hangs up on many at once: first let the others of them be noticed.
@@ -197,7 +212,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       record.fail(error)
       const problem = error instanceof WebtaskRefused ? refusedProblem(error.failure, requestId) : toProblem(error, requestId)
       const { origin } = incoming.headers
-      sendProblem(outgoing, origin === undefined ? problem : { ...problem, headers: { ...problem.headers, ...allowOrigin(origin) } })
+      sendProblem(outgoing, origin === undefined ? problem : { ...problem, headers: { ...problem.headers, ...allowOrigin(origin, host) } })
     } finally {
       record.end(outgoing.statusCode)
     }
@@ -211,6 +226,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       outgoing: ServerResponse
       requestId: string
       path: RunPath
+      host: TenantHost | undefined
       target: Target
       left: () => AbortSignal
       record: ReturnType<Invocations['begin']>
@@ -248,6 +264,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       method: incoming.method ?? 'GET',
       path: target.credentialsAreOurs ? withoutKey(incoming.url ?? '/') : (incoming.url ?? '/'),
       headers: headersFor(incoming, { target, path, requestId: request.requestId, connection }),
+      host: path.host,
       hasBody,
       bodyMaxBytes: config.WEBTASK_BODY_BYTES,
       responseMaxBytes: config.WEBTASK_RESPONSE_BYTES,
@@ -256,7 +273,7 @@ export function createInvoke(options: InvokeOptions): (incoming: IncomingMessage
       extraHeaders: (allowsOrigin) =>
         origin === undefined || allowsOrigin
           ? ['x-request-id', request.requestId]
-          : ['x-request-id', request.requestId, ...Object.entries(allowOrigin(origin)).flat()],
+          : ['x-request-id', request.requestId, ...Object.entries(allowOrigin(origin, request.host)).flat()],
     })
     record.bytes(result.bytesIn, result.bytesOut)
     switch (result.kind) {

@@ -1,6 +1,7 @@
 import { WebtaskError } from '../errors.ts'
 import { parseTenantId, type TenantId } from '../tenant/tenant-id.ts'
 import { parseWebtaskName, type WebtaskName } from '../token/webtask-name.ts'
+import type { TenantHost } from './tenant-host.ts'
 
 /** What the URL of a run request says. */
 export interface RunPath {
@@ -10,6 +11,8 @@ export interface RunPath {
   /** The part of the path that leads to the webtask, as it was sent. */
   readonly base: string
   readonly query: RunQuery
+  /** The tenant's own host where the request came there; undefined on the origin that tenants share. */
+  readonly host: string | undefined
 }
 
 /** The query parameters that are the platform's. */
@@ -43,11 +46,29 @@ export function parseRunPath(url: string): RunPath {
   const tenant = parseTenantId(segment(container, 'container'))
   if (tenant === undefined)
     throw new WebtaskError('bad_request', 'The container in the path is not a name: expected 1 to 128 of a-z A-Z 0-9 - . _ ~ ! $ + = : @')
-  const name = named === '' ? undefined : parseWebtaskName(segment(named, 'webtask name'))
-  if (named !== '' && name === undefined)
-    throw new WebtaskError('bad_request', 'The webtask name in the path is not a name: expected 1 to 128 of a-z A-Z 0-9 - . _ ~ ! $ + = : @')
+  const name = named === '' ? undefined : webtaskName(named)
   const base = PREFIX + container + (named === '' ? '' : `/${named}`)
-  return { tenant, name, base, query: question < 0 ? NO_QUERY : parseQuery(url.slice(question + 1)) }
+  return { tenant, name, base, query: question < 0 ? NO_QUERY : parseQuery(url.slice(question + 1)), host: undefined }
+}
+
+/**
+ * Reads `/{name}[/sub/path][?query]` of a request to a host below the domain. Throws not_found when the host is
+ * nobody's or the path names nothing, bad_request when a name is not one.
+ */
+export function parseHostPath(url: string, { name: host, tenant }: TenantHost): RunPath {
+  if (tenant === undefined) throw new WebtaskError('not_found', `The host "${host}" cannot be a container's: expected {container}.{domain}`)
+  const question = url.indexOf('?')
+  const pathname = question < 0 ? url : url.slice(0, question)
+  const [, named = ''] = pathname.split('/', 2)
+  if (named === '') throw new WebtaskError('not_found', 'The path names no webtask: expected /{name}')
+  return { tenant, name: webtaskName(named), base: `/${named}`, query: question < 0 ? NO_QUERY : parseQuery(url.slice(question + 1)), host }
+}
+
+function webtaskName(text: string): WebtaskName {
+  const name = parseWebtaskName(segment(text, 'webtask name'))
+  if (name === undefined)
+    throw new WebtaskError('bad_request', 'The webtask name in the path is not a name: expected 1 to 128 of a-z A-Z 0-9 - . _ ~ ! $ + = : @')
+  return name
 }
 
 function parseQuery(text: string): RunQuery {

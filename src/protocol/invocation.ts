@@ -5,10 +5,12 @@
 export interface Invocation {
   /** Request id, also `ctx.id`. */
   readonly id: string
-  /** The part of the path that leads to the webtask, e.g. `/api/run/acme/hello`; apps are mounted there. */
+  /** The part of the path that leads to the webtask, e.g. `/api/run/acme/hello` or, at the tenant's own host, `/hello`; apps are mounted there. */
   readonly base: string
   /** 1 path, 2 custom domain, 3 wildcard domain. */
   readonly format: 1 | 2 | 3
+  /** Where the platform's own routes are, when they are not at the host that was asked. */
+  readonly platformUrl?: string | undefined
   /** The authorizing token when code may see it and it is not the one the worker was loaded with. */
   readonly token?: string
   /** The token is the one that came last on this connection: it is longer than all the rest. */

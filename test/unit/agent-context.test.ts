@@ -188,6 +188,16 @@ test('create_token asks the gateway, by callback and by promise', async () => {
   ])
 })
 
+test("create_token_url at the tenant's own host gives a URL where the platform is", async () => {
+  const { gateway } = pair
+  await gateway.load('tokens-at-home', sourceOf("module.exports = (ctx, cb) => ctx.create_token_url('u', cb)"))
+  const seen = gateway.frames.length
+  const answer = gateway.call('tokens-at-home', { format: 3, base: '/hello', platformUrl: 'https://api.test/x', headers: { host: 'acme.run.test' } })
+  const call = await gateway.until(() => gateway.frames.slice(seen).find((frame) => frame.kind === 'call'))
+  gateway.send({ kind: 'reply', call: call.call, ok: true, value: 'token' })
+  assert.equal((await answer).json, 'https://api.test/x/api/run/acme?key=token')
+})
+
 test('what code prints comes as lines of its request', async () => {
   const { gateway } = pair
   const code =

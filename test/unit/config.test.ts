@@ -42,6 +42,36 @@ test('limits that cannot hold together are refused', () => {
   assert.throws(() => parseConfig({ WEBTASK_WORKER_HEAP_MIB: '4096' }), /must not be over WEBTASK_SANDBOX_MEMORY_MIB/)
 })
 
+test('a domain is a DNS name in lower case, and the public URL stays outside of what it leaves to tenants', () => {
+  assert.equal(parseConfig({ WEBTASK_DOMAIN: 'Run.Example.com' }).WEBTASK_DOMAIN, 'run.example.com')
+  assert.equal(parseConfig({ WEBTASK_DOMAIN: 'localhost' }).WEBTASK_DOMAIN, 'localhost')
+  assert.equal(parseConfig({ WEBTASK_DOMAIN: '7.a1', WEBTASK_PUBLIC_URL: 'https://7.a1' }).WEBTASK_DOMAIN, '7.a1')
+  const labels = (length: number) => `${'a'.repeat(62)}.${'a'.repeat(62)}.${'a'.repeat(length - 126)}`
+  assert.equal(parseConfig({ WEBTASK_DOMAIN: labels(189) }).WEBTASK_DOMAIN, labels(189))
+  for (const bad of [
+    '.example.com',
+    'example.com.',
+    '*.example.com',
+    'example.com:80',
+    'https://example.com',
+    'a_b.com',
+    '-a.com',
+    'a..b',
+    '10.0.0.1',
+    '[::1]',
+    'ä.de',
+    'a b',
+    `${'a'.repeat(64)}.com`,
+    labels(189).replace('.', '.a.'),
+  ])
+    assert.throws(() => parseConfig({ WEBTASK_DOMAIN: bad }), /WEBTASK_DOMAIN: must be a DNS name/, bad)
+  for (const url of ['https://api.run.example.com', 'http://A.B.RUN.example.com:8080/x'])
+    assert.throws(
+      () => parseConfig({ WEBTASK_DOMAIN: 'run.example.com', WEBTASK_PUBLIC_URL: url }),
+      /WEBTASK_PUBLIC_URL: must not be below WEBTASK_DOMAIN/,
+    )
+})
+
 test('every setting says what it means', () => {
   for (const { name, means } of describeSettings()) assert.ok(means.length > 10, `${name} has no description`)
 })

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { WebtaskError } from '../../src/errors.ts'
-import { parseRunPath, withoutKey } from '../../src/gateway/run-path.ts'
+import { parseHostPath, parseRunPath, withoutKey } from '../../src/gateway/run-path.ts'
+import { parseTenantHost } from '../../src/gateway/tenant-host.ts'
 
 test('a path names the container, the webtask, and the part that leads to it', () => {
   const path = parseRunPath('/api/run/acme/greet/sub/x?q=1')
@@ -45,4 +46,24 @@ test('the code never sees the key that authorized it, however it is spelled', ()
   assert.equal(withoutKey('/api/run/acme?a=1&key=secret&b=%20&key=again'), '/api/run/acme?a=1&b=%20')
   assert.equal(withoutKey('/api/run/acme?k%65y=secret&monkey=1'), '/api/run/acme?monkey=1')
   assert.equal(withoutKey('/api/run/acme'), '/api/run/acme')
+})
+
+test("at a tenant's host the path names the webtask alone", () => {
+  const host = parseTenantHost('Acme.run.example.com:8080', 'run.example.com')!
+  const path = parseHostPath('/greet/sub/x?webtask_pb=1', host)
+  assert.deepEqual([path.tenant, path.name, path.base, path.host, path.query.parseBody], ['acme', 'greet', '/greet', 'acme.run.example.com', 1])
+  assert.deepEqual([parseHostPath('/gr%65et', host).name, parseHostPath('/gr%65et', host).base], ['greet', '/gr%65et'])
+  assert.deepEqual([parseHostPath('/api/run/other/x', host).tenant, parseHostPath('/api/run/other/x', host).name], ['acme', 'api'])
+  const codes = ['/', '/?key=t', '/..', '/%2e%2e/api', '/a%2Fb', '/%', '/__proto__', '/*'].map((url) => {
+    try {
+      return parseHostPath(url, host).name
+    } catch (error) {
+      return (error as WebtaskError).code
+    }
+  })
+  assert.deepEqual(codes, ['not_found', 'not_found', ...Array(6).fill('bad_request')])
+  assert.throws(
+    () => parseHostPath('/greet', parseTenantHost('a.b.run.example.com', 'run.example.com')!),
+    (error: WebtaskError) => error.code === 'not_found' && error.message.includes('a.b.run.example.com'),
+  )
 })
