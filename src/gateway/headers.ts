@@ -28,6 +28,12 @@ const SHARED_ORIGIN = new Set([
   'nel',
   'report-to',
   'reporting-endpoints',
+  // What browsers keep for the whole origin: which hints and sessions it wants, who is signed in there.
+  'accept-ch',
+  'critical-ch',
+  'set-login',
+  'secure-session-registration',
+  'secure-session-challenge',
 ])
 
 /** Headers named by `Connection` are hop-by-hop too. */

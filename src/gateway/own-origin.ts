@@ -6,13 +6,17 @@ const OF_ONE_HOST: ReadonlySet<string> = new Set([
   'nel',
   'report-to',
   'reporting-endpoints',
+  'accept-ch',
+  'critical-ch',
+  'set-login',
 ])
 /** What `Clear-Site-Data` clears of one origin. `"cookies"`, and so `"*"`, clears those of the whole registrable domain. */
 const OF_ONE_ORIGIN: ReadonlySet<string> = new Set(['"cache"', '"storage"', '"executionContexts"'])
 
 /**
  * Whether a header that is stripped on the shared origin may pass at a tenant's own host: when it reaches no other
- * host. What speaks for the connection or the certificate (`Alt-Svc`, pins) stays the proxy's, which has them.
+ * host. What speaks for the connection or the certificate (`Alt-Svc`, pins) stays the proxy's, which has them; a
+ * device-bound session may ask for the whole site.
  */
 export function staysOnHost({ name, value }: { readonly name: string; readonly value: string }, host: string): boolean {
   if (name === 'set-cookie') return cookieStaysOnHost(value, host)
