@@ -2,6 +2,8 @@ import { execFile, spawn } from 'node:child_process'
 import { existsSync, openSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
+import { createLog } from '../../src/log.ts'
+import { connectRedis, waitForRedis } from '../../src/redis.ts'
 import { containersOf, docker, eventually } from '../support/docker.ts'
 import { onlyColdRefused, pass, type Drill } from './case.ts'
 import type { Failure } from './load.ts'
@@ -11,6 +13,19 @@ const isCold = ({ kind, what }: Failure) => kind === 'cold' && /^50[03] \w+( ret
 
 async function sandboxesOf(id: string): Promise<number> {
   return (await containersOf(id, 'sandbox')).length
+}
+
+/** Records, seats and jobs are gone, as after a failover to an empty copy; what tenants stored stays, or nothing could be asked for. */
+async function forgetSandboxes(redisUrl: string, id: string): Promise<void> {
+  const redis = connectRedis(redisUrl, createLog('silent', 'drill'))
+  try {
+    await waitForRedis(redis, { signal: AbortSignal.timeout(5_000), waiting: () => {} })
+    const kept = ['webtasks', 'code'].map((name) => `webtask:${id}:${name}:`)
+    const keys = (await redis.keys(`webtask:${id}:*`)).filter((key) => !kept.some((prefix) => key.startsWith(prefix)))
+    await redis.del(...keys)
+  } finally {
+    redis.disconnect()
+  }
 }
 
 /** Services below that are away, hang or lie. */
@@ -23,6 +38,51 @@ export const OUTAGE_DRILLS: readonly Drill[] = [
       await roles.redis.kill()
       await pass(30_000)
       await roles.redis.start()
+    },
+  },
+  {
+    name: 'Redis answers 200 ms late for 10 s',
+    allows: isCold,
+    most: 5,
+    async fault({ roles }) {
+      await roles.redisWire.set({ latencyMs: 100, jitterMs: 50 })
+      await pass(10_000)
+      await roles.redisWire.heal()
+    },
+  },
+  {
+    name: 'Redis does not answer for 15 s',
+    allows: isCold,
+    most: 40,
+    async fault({ roles }) {
+      await roles.redisWire.set({ stalled: true })
+      await pass(15_000)
+      await roles.redisWire.heal()
+    },
+  },
+  {
+    name: 'all connections to Redis are reset, again and again',
+    allows: isCold,
+    most: 20,
+    async fault({ roles }) {
+      for (let i = 0; i < 10; i += 1) {
+        roles.redisWire.reset()
+        await pass(500)
+      }
+    },
+  },
+  {
+    name: 'Redis forgets everything but names',
+    allows: isCold,
+    most: 10,
+    async fault({ roles }) {
+      const before = (await containersOf(roles.id, 'sandbox')).map(({ Id }) => Id)
+      await forgetSandboxes(roles.redisUrl, roles.id)
+      await pass(8_000)
+      const after = new Set((await containersOf(roles.id, 'sandbox')).map(({ Id }) => Id))
+      const kept = before.filter((id) => after.has(id)).length
+      // The prewarmed one was nobody's.
+      if (kept < before.length - 3) throw new Error(`Of ${before.length} sandboxes ${kept} were kept`)
     },
   },
   {

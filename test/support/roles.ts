@@ -6,6 +6,7 @@ import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { containersOf, docker, eventually } from './docker.ts'
+import { startFaultProxy, type FaultProxy } from './fault-proxy.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 /** Redis runs as this user, who owns its two directories. */
@@ -32,6 +33,8 @@ export interface Roles extends AsyncDisposable {
   readonly orchestrator: Part
   readonly egress: Part
   readonly redis: { start(): Promise<void>; kill(): Promise<void> }
+  /** Between Redis and all roles. */
+  readonly redisWire: FaultProxy
   /** The port that all gateways share. */
   readonly port: number
   /** Of the first gateway. */
@@ -100,10 +103,12 @@ export async function startRoles(options: { gateways?: number; settings?: Record
   const redis = await createRedis({ id, dataDir, runDir })
   starting.use(redis)
   await redis.start()
+  const wire = path.join(runDir, 'wire.sock')
+  const redisWire = starting.use(await startFaultProxy({ target: { path: redis.socket }, listen: { path: wire } }))
   const port = await freePort()
   const adminPorts = await Promise.all(Array.from({ length: options.gateways ?? 1 }, freePort))
   const common = {
-    REDIS_URL: redis.url,
+    REDIS_URL: `unix://${wire}`,
     WEBTASK_DEPLOYMENT: id,
     WEBTASK_RUN_DIR: runDir,
     WEBTASK_DATA_DIR: path.join(dataDir, 'data'),
@@ -138,11 +143,12 @@ export async function startRoles(options: { gateways?: number; settings?: Record
     id,
     dataDir,
     runDir,
-    redisUrl: redis.url,
+    redisUrl: `unix://${redis.socket}`,
     gateways,
     orchestrator,
     egress,
     redis,
+    redisWire,
     port,
     adminPorts,
     master,
@@ -177,7 +183,7 @@ async function createRedis({ id, dataDir, runDir }: { id: string; dataDir: strin
     HostConfig: { NetworkMode: 'none', Binds: [`${data}:/data`, `${sockets}:/run/redis`] },
   })
   return {
-    url: `unix://${path.join(sockets, 'redis.sock')}`,
+    socket: path.join(sockets, 'redis.sock'),
     async start() {
       // The engine may still be telling of its death.
       await eventually(
