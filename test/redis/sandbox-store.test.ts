@@ -189,3 +189,15 @@ test('what first requests waited is kept for advice, the newest part of it', asy
   ])
   assert.deepEqual(await store.starts(Date.now() + 60_000), [])
 })
+
+test('a gateway that is about to give a sandbox up does not, when one of its own requests asked for it meanwhile', async () => {
+  const store = newStore()
+  await prewarm(store, 'a')
+  await adopt(store, 'ann', { gateway: 'g1', candidates: ['a'] })
+  const read = (await store.read('a')) as Sandbox
+  assert.deepEqual(await adopt(store, 'ann', { gateway: 'g1', candidates: [] }), { kind: 'existing', id: 'a' })
+  assert.equal(await store.swap(read, transition(read, { kind: 'released', gateway: 'g1', cause: 'idle', at: 5 })!), 'stale')
+  const kept = await store.read('a')
+  assert.ok(kept?.state === 'warm')
+  assert.deepEqual(kept.users, ['g1'])
+})

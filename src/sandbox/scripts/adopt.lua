@@ -14,15 +14,12 @@ local own = redis.call('HGET', KEYS[2], ARGV[1])
 if own then
   local record = decode(own)
   if record and record.state == 'warm' then
-    local known = false
-    for _, user in ipairs(record.users) do known = known or user == ARGV[3] end
-    if not known then
-      -- A fresh table: cjson would write an emptied array as an object.
-      local users = { ARGV[3] }
-      for _, user in ipairs(record.users) do users[#users + 1] = user end
-      record.users = users
-      save(record)
-    end
+    -- A fresh table: cjson would write an emptied array as an object.
+    local users = { ARGV[3] }
+    for _, user in ipairs(record.users) do if user ~= ARGV[3] then users[#users + 1] = user end end
+    record.users = users
+    -- Written even when nothing changes: whoever was about to give it up decided on an older generation.
+    save(record)
     return { 'existing', own }
   end
   if record and record.state == 'paused' then
