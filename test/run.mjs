@@ -30,7 +30,7 @@ const FOLDERS = {
   docker: { test: 180, all: 600, serial: true },
   e2e: { test: 300, all: 900, serial: true },
   // The same tests once more in sandboxes under gVisor: those that ask most of the sandbox. "--runtime runsc e2e" runs all of them.
-  gvisor: { test: 300, all: 600, serial: true, folder: 'e2e', files: ['models', 'lifecycle', 'requests'], runtime: 'runsc' },
+  gvisor: { test: 300, all: 600, serial: true, folder: 'e2e', files: ['models', 'requests'], runtime: 'runsc' },
 }
 
 /** Programs that say "N passed, N failed" in their last line: the words after their name, the longest time, the runtime that the engine must have. */
