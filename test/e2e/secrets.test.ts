@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test, type TestContext } from 'node:test'
 import { Redis } from 'ioredis'
-import { startDeployment, type Answer, type Deployment } from '../support/deployment.ts'
+import { RUNTIME, startDeployment, type Answer, type Deployment } from '../support/deployment.ts'
 import { containersOf, docker, eventually } from '../support/docker.ts'
 import * as places from '../support/sweep.ts'
 import { sweep } from '../support/sweep.ts'
@@ -214,7 +214,8 @@ test('the sweep finds a secret in every class of places, so that finding none me
     run: /planted \(hex\)/,
     cores: /core\.4711/,
     engine: /config\.v2\.json/,
-    tmp: /\/tmp\/x \(plain\)/,
+    // gVisor keeps a sandbox's /tmp in its own memory: for the host there is no such file.
+    tmp: RUNTIME === 'runsc' ? /^$/ : /\/tmp\/x \(plain\)/,
   }
   for (const [name, where] of Object.entries(expected)) assert.match(found[name]!.join('\n'), where, `nothing found in ${name}`)
   for (const where of [/environ/, /cmdline/]) assert.match(found['processes']!.join('\n'), where)
