@@ -2,7 +2,8 @@
  * The processes that tenant code started: they end with the worker that started them. Only descendants of this process
  * are ever touched. One that slips away to the init counts against the sandbox's limit of processes, and goes with it.
  */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+
+const { readdirSync, readFileSync, readlinkSync } = process.getBuiltinModule('node:fs')
 
 /** Looks again while there are any: what is being killed may still fork. */
 const PASSES = 5

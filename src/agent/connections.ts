@@ -3,11 +3,13 @@
  * They grow before they are all busy, so that a burst finds them waiting, and shrink again when it is over.
  */
 import type { Server } from 'node:http'
-import { connect, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { encodeFrame } from '../protocol/frame.ts'
 import { RETIRED_RESPONSE } from '../protocol/invocation.ts'
 import { NativePromise } from './natives.ts'
 import { runIn, type Scope } from './request.ts'
+
+const { connect } = process.getBuiltinModule('node:net')
 
 const LEAST = 4
 /** With this many connected a worker may be announced. */
@@ -31,7 +33,8 @@ export interface Connections {
   widen(connections: number): void
   /** Gives up the idle ones, and says so on them; resolves when that is said. Those with a request stay until it is answered. */
   retire(): Promise<void>
-  close(): void
+  /** Resolves when none of them is left. */
+  close(): Promise<void>
 }
 
 /** How many connections there should be with `busy` of them busy and `asked` for by the gateway. */
@@ -99,6 +102,7 @@ export function openConnections({ gateway, path, worker, run, limit, server, idl
       socket.on('close', () => {
         open.delete(connection)
         if (connection.connected && connection.idleSince === undefined) busy--
+        if (closed) return
         // Not at once: the gateway may be on its way out.
         redial ??= setTimeout(() => {
           redial = undefined
@@ -164,11 +168,13 @@ export function openConnections({ gateway, path, worker, run, limit, server, idl
       const idle = [...open].filter((connection) => connection.idleSince !== undefined)
       await NativePromise.all(idle.map(giveUp))
     },
-    close() {
+    async close() {
       closed = true
       clearInterval(shrinker)
       clearTimeout(redial)
+      const gone = [...open].map(({ socket }) => new NativePromise((resolve) => void socket.once('close', resolve)))
       for (const { socket } of open) socket.destroy()
+      await NativePromise.all(gone)
     },
   }
 }

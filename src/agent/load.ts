@@ -3,7 +3,6 @@
  * ES module, then the same with TypeScript's types taken out.
  */
 import { pathToFileURL } from 'node:url'
-import { compileFunction, constants, SourceTextModule } from 'node:vm'
 import type { Failure, WebtaskSource } from '../protocol/messages.ts'
 import { describe, ownStack } from './describe.ts'
 import { createPackageRequire, withoutVersion } from './packages.ts'
@@ -11,6 +10,7 @@ import { privateCopy } from './records.ts'
 import { unavailableStorage } from './storage.ts'
 import { classify, exportOf, unwrapDefault, type Webtask } from './webtask.ts'
 
+const { compileFunction, constants, SourceTextModule } = process.getBuiltinModule('node:vm')
 const { registerHooks, stripTypeScriptTypes } = process.getBuiltinModule('node:module')
 
 /** Longest text in a refusal (characters). */

@@ -2,10 +2,13 @@
  * Finds the gateways: dials a control connection to every `*.sock` in the rendezvous directory and keeps trying.
  * The directory is polled because gVisor's mounts do not deliver inotify.
  */
-import { readdirSync } from 'node:fs'
-import { connect, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { createFrameReader, encodeFrame, MAX_FRAME_TO_AGENT, MAX_FRAME_TO_GATEWAY } from '../protocol/frame.ts'
 import { type FromAgent, PROTOCOL_VERSION } from '../protocol/messages.ts'
+
+// Through `import`, Node evaluates every lazy export of these modules: promises, streams and a line reader nobody asked for.
+const { readdirSync } = process.getBuiltinModule('node:fs')
+const { connect } = process.getBuiltinModule('node:net')
 
 const EAGER_POLL_MS = 10
 const EAGER_FOR_MS = 2000

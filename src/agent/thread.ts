@@ -1,7 +1,8 @@
 /** The supervisor's hold on one worker thread. */
-import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import { createLineCutter, createLineLimiter, cutLine } from './output.ts'
 import { type FromThread, parseFromThread, type ToThread } from './thread-messages.ts'
+
+const { MessageChannel, receiveMessageOnPort, Worker } = process.getBuiltinModule('node:worker_threads')
 
 export interface Thread {
   readonly heapMib: number

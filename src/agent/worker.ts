@@ -1,5 +1,5 @@
 /** Entry point of a worker thread: one webtask, loaded once, serving its own connections until it is ended. */
-import { type MessagePort, workerData } from 'node:worker_threads'
+import type { MessagePort } from 'node:worker_threads'
 import { answerFailure } from './answer.ts'
 import { backgroundWork, whenBackgroundEnds } from './background.ts'
 import { currentTask } from './children.ts'
@@ -11,11 +11,14 @@ import { installEgress } from './egress/install.ts'
 import { hideInterfaces } from './interfaces.ts'
 import { loadWebtask } from './load.ts'
 import { NativePromise } from './natives.ts'
+import { rehearseLater } from './rehearsal.ts'
 import { currentRequest } from './request.ts'
 import { type Program, runWebtask } from './run.ts'
 import { createService, type Service } from './serve.ts'
 import type { FromThread, Load, ToThread } from './thread-messages.ts'
 import { connectTokenCalls, settleTokenCall } from './tokens.ts'
+
+const { workerData } = process.getBuiltinModule('node:worker_threads')
 
 // Out of the code's reach before there is any code.
 const { port, egressPath } = workerData as { port: MessagePort; egressPath: string }
@@ -48,6 +51,7 @@ process.on('uncaughtException', (error) => {
   logLine('error', `Outside any request: ${stack ?? message}`)
 })
 
+const rehearsal = rehearseLater()
 port.on('message', (message: ToThread) => {
   if (message.kind === 'load') void load(message)
   else if (message.kind === 'dial') {
@@ -55,7 +59,7 @@ port.on('message', (message: ToThread) => {
     if (program) void dial(message.gateway, message.path)
   } else if (message.kind === 'hangup') {
     dials.delete(message.gateway)
-    connections.get(message.gateway)?.close()
+    void connections.get(message.gateway)?.close()
     connections.delete(message.gateway)
   } else if (message.kind === 'widen') {
     connections.get(message.gateway)?.widen(message.connections)
@@ -64,6 +68,7 @@ port.on('message', (message: ToThread) => {
 })
 
 async function load(message: Load): Promise<void> {
+  await rehearsal.stop()
   identity = message
   const { source, limits, packagesDir } = message
   captureOutput(post, limits.logLinesPerSecond)

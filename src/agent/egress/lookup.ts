@@ -1,7 +1,6 @@
 /** Lets `dns.lookup` and `dns.lookupService`, and their promises, ask the egress role. */
-import { isIP } from 'node:net'
 import { lookupError } from './failures.ts'
-import { dns } from './natives.ts'
+import { dns, net } from './natives.ts'
 import { resolve } from './records.ts'
 import { NativePromise } from '../natives.ts'
 
@@ -52,7 +51,7 @@ export function installLookup(socketPath: string): void {
     return new NativePromise((done, fail) => {
       resolve(socketPath, { name: hostname, rrtype: 'LOOKUP' }, (failure, records) => {
         if (failure) return fail(lookupError({ ok: false, syscall: 'getaddrinfo', address: null, ...failure }, hostname))
-        done((records as { address: string }[]).map(({ address }) => ({ address, family: isIP(address) })))
+        done((records as { address: string }[]).map(({ address }) => ({ address, family: net.isIP(address) })))
       })
     })
   }
@@ -68,7 +67,7 @@ export function installLookup(socketPath: string): void {
 
   function servicePromised(address: string, port: number): Promise<{ hostname: string; service: string }> {
     return new NativePromise((done, fail) => {
-      if (isIP(address) === 0)
+      if (net.isIP(address) === 0)
         return fail(Object.assign(new TypeError(`The argument 'address' is invalid. Received '${address}'`), { code: 'ERR_INVALID_ARG_VALUE' }))
       resolve(socketPath, { name: address, rrtype: 'REVERSE' }, (failure, names) =>
         failure?.code === 'EAI_AGAIN'
@@ -102,7 +101,7 @@ function localNames(hostname: string): Found[] | undefined {
 }
 
 const isName = (hostname: unknown): hostname is string =>
-  typeof hostname === 'string' && hostname !== '' && !hostname.includes('\0') && isIP(hostname) === 0
+  typeof hostname === 'string' && hostname !== '' && !hostname.includes('\0') && net.isIP(hostname) === 0
 
 interface Wish {
   readonly family: number
