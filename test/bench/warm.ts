@@ -1,3 +1,6 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { startDeployment } from '../support/deployment.ts'
 import { median, round } from './percentiles.ts'
 import { startPlain } from './plain.ts'
@@ -13,7 +16,10 @@ export async function warm({ quick, progress }: BenchOptions): Promise<Row[]> {
   await using plain = await startPlain()
   await using nginx = await startNginx({ port, socket: plain.socket })
   void nginx
-  await using deployment = await startDeployment({ WEBTASK_LOG_LEVEL: 'info' })
+  const directory = await mkdtemp(path.join(tmpdir(), 'wt-warm-'))
+  await using files = new AsyncDisposableStack()
+  files.defer(() => rm(directory, { recursive: true }))
+  await using deployment = await startDeployment({ WEBTASK_LOG_LEVEL: 'info' }, undefined, { logFile: path.join(directory, 'log') })
   await deployment.issue({ ten: 'bench', jtn: 'hello', code: HELLO })
   const token = await deployment.issue({ ten: 'bench', code: HELLO })
   const target = { connections: 32, seconds: quick ? 2 : 4 }

@@ -1,9 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { openSync, readFileSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { containersOf, docker } from './docker.ts'
+import { containersOf, docker, eventually } from './docker.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '../..')
 
@@ -39,14 +40,19 @@ export interface Deployment extends AsyncDisposable {
 /** The container runtime that this run of the tests is about: "npm test -- --runtime" sets it. */
 export const RUNTIME = process.env.WEBTASK_RUNTIME === 'runsc' ? 'runsc' : 'runc'
 
-export async function startDeployment(settings: Record<string, string> = {}, existing?: { dataDir: string }): Promise<Deployment> {
+/** `logFile`: its output goes there, as under a service manager, instead of through this process, which would take processor time for it. */
+export async function startDeployment(
+  settings: Record<string, string> = {},
+  existing?: { dataDir: string },
+  { logFile }: { logFile?: string } = {},
+): Promise<Deployment> {
   const dataDir = existing?.dataDir ?? (await mkdtemp(path.join(os.tmpdir(), 'wt-')))
   const child = spawn(process.execPath, ['src/main.ts', 'all'], {
     cwd: ROOT,
     env: { ...process.env, WEBTASK_PORT: '0', WEBTASK_ADMIN_PORT: '0', WEBTASK_DATA_DIR: dataDir, WEBTASK_DRAIN_SECONDS: '5', ...settings },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: logFile === undefined ? ['ignore', 'pipe', 'pipe'] : ['ignore', openSync(logFile, 'w'), 'inherit'],
   })
-  const output = await untilReady(child)
+  const output = logFile === undefined ? await untilReady(child) : await untilReadyIn(logFile)
   const [, url, adminUrl] = /Ready at (\S+) +\(health and metrics at (\S+)\)/.exec(output())!
   const master = (await readFile(path.join(dataDir, 'master.token'), 'utf8')).trim()
   const id = (await readFile(path.join(dataDir, 'deployment'), 'utf8')).trim()
@@ -145,6 +151,12 @@ export async function startGatewayBeside(deployment: Deployment, settings: Recor
       await ended
     },
   }
+}
+
+async function untilReadyIn(file: string): Promise<() => string> {
+  const output = () => readFileSync(file, 'utf8')
+  await eventually('the runtime is ready', () => output().includes('Try it'), 30_000)
+  return output
 }
 
 /** What a runtime has printed, once it is ready. Rejects with it when the runtime ends before. */
