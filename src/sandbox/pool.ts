@@ -67,6 +67,7 @@ export function createPool(options: PoolOptions): Pool {
   const { store, log, now, plans, admission } = options
   const households = createHouseholds()
   let closed = false
+  let inFlight = 0
   /** When this gateway last said that it lives. */
   let lastBeat: number | undefined
 
@@ -89,6 +90,7 @@ export function createPool(options: PoolOptions): Pool {
   function lease(entry: Entry, admitted: Admitted): Lease {
     entry.inFlight += 1
     entry.uses += 1
+    inFlight += 1
     let held = true
     return {
       link: entry.link,
@@ -96,6 +98,7 @@ export function createPool(options: PoolOptions): Pool {
         if (!held) return
         held = false
         entry.inFlight -= 1
+        inFlight -= 1
         admitted[Symbol.dispose]()
         if (entry.inFlight > 0) return
         entry.idleSince = now()
@@ -254,7 +257,7 @@ export function createPool(options: PoolOptions): Pool {
       return {
         warm: households.serving.size,
         prewarmed: [...households.entries.values()].filter((entry) => entry.tenant === null && entry.link.connected).length,
-        inFlight: admission.running,
+        inFlight,
         waiting: admission.waiting,
       }
     },
