@@ -141,7 +141,7 @@ export const ESCAPES: readonly WebtaskCase[] = [
       const named = ['/var/run/docker.sock', '/run/docker.sock', '/run/containerd/containerd.sock', '/run/webtask', '/run/wt/../../run/docker.sock', '/proc/1/root/run/docker.sock', '/proc/1/root/var/run/docker.sock', '/run/wt/../$VICTIM']
       const reached = []
       await Promise.all(named.map(async (path) => { const socket = await dial(path); if (!socket.destroyed) reached.push(path) }))
-      return [...found.filter((path) => !/^\\/run\\/wt\\/[^/]+\\.sock$/.test(path)), ...reached]
+      return [...found.filter((path) => !/^\\/run\\/(wt\\/[^/]+|wt-egress\\/egress)\\.sock$/.test(path)), ...reached]
     }`,
     hears: NOTHING,
   },
