@@ -151,7 +151,8 @@ describe('npm start in a fresh copy of the tree', () => {
 
   async function npmStart(settings: Record<string, string>, options: { terminal?: boolean } = {}): Promise<Running> {
     const env = { ...environment, ...settings }
-    if (options.terminal === true) return start('script', ['--quiet', '--return', '--command', 'npm start', '/dev/null'], { cwd: copy, env })
+    // `exec`: a shell that stays between the terminal and npm would die of Ctrl-C itself, and its end is not ours to judge.
+    if (options.terminal === true) return start('script', ['--quiet', '--return', '--command', 'exec npm start', '/dev/null'], { cwd: copy, env })
     return start('npm', ['start'], { cwd: copy, env })
   }
 
