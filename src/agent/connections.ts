@@ -5,7 +5,7 @@
 import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { encodeFrame } from '../protocol/frame.ts'
-import { RETIRED_RESPONSE } from '../protocol/invocation.ts'
+import { type Circumstances, RETIRED_RESPONSE } from '../protocol/invocation.ts'
 import { NativePromise } from './natives.ts'
 import { runIn, type Scope } from './request.ts'
 
@@ -48,8 +48,8 @@ export interface Line {
   readonly scope: Scope
   /** True when the platform has given this connection up: what comes on it is not run. */
   readonly retired: boolean
-  /** The token that came last on it. */
-  token: string | undefined
+  /** What the gateway said last on it; undefined before the first request. */
+  circumstances: Circumstances | undefined
   busy(isBusy: boolean): void
 }
 
@@ -116,7 +116,7 @@ export function openConnections({ gateway, path, worker, run, limit, server, idl
     return {
       gateway,
       scope: connection.scope,
-      token: undefined,
+      circumstances: undefined,
       get retired() {
         return !open.has(connection)
       },

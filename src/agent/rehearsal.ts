@@ -32,7 +32,7 @@ const SOURCE: WebtaskSource = {
   mergeBody: false,
   token: null,
 }
-const REQUEST = `GET / HTTP/1.1\r\nhost: x\r\n${INVOCATION_HEADER}: ${encodeInvocation({ id: '', base: '', format: 1 })}\r\n\r\n`
+const REQUEST = `GET / HTTP/1.1\r\nhost: x\r\n${INVOCATION_HEADER}: ${encodeInvocation('0', { base: '', format: 1 })}\r\n\r\n`
 
 export interface Rehearsal {
   /** To be called before there is any code: undoes what has begun, and resolves when none of it is left. */

@@ -1,7 +1,7 @@
 /** The HTTP server of a worker: every request that a gateway sends on one of the worker's connections. */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import { decodeInvocation, type Invocation, INVOCATION_HEADER } from '../protocol/invocation.ts'
-import { lineOf } from './connections.ts'
+import { decodeInvocation, INVOCATION_HEADER } from '../protocol/invocation.ts'
+import { type Line, lineOf } from './connections.ts'
 import { runIn, type WebtaskRequest } from './request.ts'
 
 // Through `import`, Node evaluates every lazy export of the module: 20 ms and 10 MB for a web client nobody asked for.
@@ -27,11 +27,11 @@ export function createService({ run, onQuiet }: ServiceEvents): Service {
 
   function handle(req: IncomingMessage, res: ServerResponse): void {
     const line = lineOf(req.socket)
-    const sent = takeInvocation(req)
-    if (!line || line.retired || !sent) return void req.socket.destroy()
-    if (sent.token !== undefined) line.token = sent.token
-    const invocation = sent.sameToken && line.token !== undefined ? { ...sent, token: line.token } : sent
-    const request: WebtaskRequest = { id: invocation.id, gateway: line.gateway, invocation, req, res, answered: false }
+    const id = line && takeInvocation(req, line)
+    if (!line?.circumstances || line.retired || id === undefined) return void req.socket.destroy()
+    // The gateway says the date of an answer to its caller.
+    res.sendDate = false
+    const request: WebtaskRequest = { id, gateway: line.gateway, invocation: { ...line.circumstances, id }, req, res, answered: false }
     running.add(request)
     line.scope.request = request
     line.busy(true)
@@ -47,14 +47,16 @@ export function createService({ run, onQuiet }: ServiceEvents): Service {
   return { server, running }
 }
 
-/** Reads the gateway's word on this request and removes it from wherever code could find it. */
-function takeInvocation(req: IncomingMessage): Invocation | undefined {
+/** Reads the gateway's word on this request, and what it changes for the line, and removes it from wherever code could find it. Returns the request's id. */
+function takeInvocation(req: IncomingMessage, line: Line): string | undefined {
   const raw = req.rawHeaders
-  let invocation: Invocation | undefined
+  let id: string | undefined
   for (let i = raw.length - 2; i >= 0; i -= 2) {
     if (raw[i]!.length !== INVOCATION_HEADER.length || raw[i]!.toLowerCase() !== INVOCATION_HEADER) continue
     try {
-      invocation = decodeInvocation(raw[i + 1]!)
+      const told = decodeInvocation(raw[i + 1]!)
+      id = told.id
+      if (told.changed) line.circumstances = told.changed
     } catch {
       return undefined
     }
@@ -62,5 +64,5 @@ function takeInvocation(req: IncomingMessage): Invocation | undefined {
   }
   // Node's own checks have filled this in already. Cheap when it is the last header that was sent.
   delete req.headers[INVOCATION_HEADER]
-  return invocation
+  return id
 }

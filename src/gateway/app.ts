@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono, type Context } from 'hono'
@@ -15,6 +16,9 @@ import type { RevokeRequest, TokenService } from './tokens.ts'
 
 type Env = { Bindings: HttpBindings; Variables: { requestId: string } }
 
+/** The route of every request to a tenant's own host. No request's path has a space. */
+const TENANT_HOST = '/ tenant-host'
+
 /** A body that is one token or one plan, and little else (bytes). */
 const SMALL_BODY_BYTES = 32_768
 
@@ -30,37 +34,47 @@ export function createApp(options: {
   bodyTimes: BodyTimes
 }): Hono<Env> {
   const { tokens, service, plans, invoke, domain, newRequestId, bodyTimes } = options
+  const hostOf = ({ headers }: IncomingMessage) => (domain === undefined ? undefined : parseTenantHost(headers.host ?? '', domain))
   // The path as it was sent: `new URL` would resolve `..`, and then the route and the run path would be read from different texts.
-  const app = new Hono<Env>({ getPath: (_request, sent) => pathnameOf((sent!.env as HttpBindings).incoming.url ?? '/') })
+  const app = new Hono<Env>({
+    getPath(_request, sent) {
+      const { incoming } = sent!.env as HttpBindings
+      // At a tenant's host every path is the tenant's: none of the routes below.
+      return hostOf(incoming) === undefined ? pathnameOf(incoming.url ?? '/') : TENANT_HOST
+    },
+  })
+
+  const requestIdOf = (c: Context<Env>): string => {
+    const known = c.get('requestId') as string | undefined
+    if (known !== undefined) return known
+    const requestId = newRequestId()
+    c.set('requestId', requestId)
+    return requestId
+  }
 
   const asking = (c: Context<Env>): Promise<Authenticated> =>
     authenticate(tokens, { authorization: c.req.header('authorization'), key: c.req.query('key') })
 
-  app.use('*', async (c, next) => {
-    const requestId = newRequestId()
-    c.set('requestId', requestId)
-    const { incoming, outgoing } = c.env
-    const host = domain === undefined ? undefined : parseTenantHost(incoming.headers.host ?? '', domain)
-    const granted = preflight(incoming, host)
-    if (granted !== undefined) return c.body(null, 204, { ...granted, 'x-request-id': requestId })
-    if (host !== undefined) {
-      // None of the routes below: at a tenant's host every path is the tenant's.
-      await invoke(incoming, outgoing, requestId, host)
-      return RESPONSE_ALREADY_SENT
-    }
+  app.options('*', async (c, next) => {
+    const granted = preflight(c.env.incoming, hostOf(c.env.incoming))
+    if (granted !== undefined) return c.body(null, 204, { ...granted, 'x-request-id': requestIdOf(c) })
     await next()
     return undefined
   })
 
-  const run = async (c: Context<Env>) => {
-    await invoke(c.env.incoming, c.env.outgoing, c.get('requestId'))
+  // The warm path. One handler alone, which does not wait for the answer: Hono and its server are done with the request at once.
+  app.all('/api/run/*', (c) => {
+    void invoke(c.env.incoming, c.env.outgoing, newRequestId())
     return RESPONSE_ALREADY_SENT
-  }
-  app.all('/api/run/*', run)
+  })
+  app.all(TENANT_HOST, (c) => {
+    void invoke(c.env.incoming, c.env.outgoing, newRequestId(), hostOf(c.env.incoming))
+    return RESPONSE_ALREADY_SENT
+  })
 
   const answered = (c: Context<Env>, headers: Record<string, string> = {}) => {
     const origin = c.req.header('origin')
-    return { 'x-request-id': c.get('requestId'), ...(origin === undefined ? {} : allowOrigin(origin)), ...headers }
+    return { 'x-request-id': requestIdOf(c), ...(origin === undefined ? {} : allowOrigin(origin)), ...headers }
   }
 
   app.post('/api/tokens/issue', async (c) => {
@@ -109,7 +123,7 @@ export function createApp(options: {
   app.onError((error, c) => problem(c, error))
 
   function problem(c: Context<Env>, error: unknown): Response {
-    const { status, headers, body } = toProblem(error, c.get('requestId'))
+    const { status, headers, body } = toProblem(error, requestIdOf(c))
     return new Response(body, { status, headers: { ...answered(c), ...headers } })
   }
 

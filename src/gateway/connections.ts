@@ -14,14 +14,13 @@ export interface Connections {
 }
 
 export function createConnections(): Connections {
-  /** How many requests each has, and since when none. */
-  const connections = new Map<Socket, { busy: number; quietSince: number }>()
-  const answers = new Set<ServerResponse>()
+  /** How many requests each has, the last of them, and since when none. */
+  const connections = new Map<Socket, { busy: number; last: ServerResponse | undefined; quietSince: number }>()
   let isClosing = false
 
   return {
     opened(socket) {
-      connections.set(socket, { busy: 0, quietSince: performance.now() })
+      connections.set(socket, { busy: 0, last: undefined, quietSince: performance.now() })
       socket.once('close', () => connections.delete(socket))
     },
     answering(socket, outgoing) {
@@ -29,10 +28,10 @@ export function createConnections(): Connections {
       const connection = connections.get(socket)
       if (connection === undefined) return
       connection.busy += 1
-      answers.add(outgoing)
+      connection.last = outgoing
       outgoing.once('close', () => {
-        answers.delete(outgoing)
         connection.busy -= 1
+        if (connection.last === outgoing) connection.last = undefined
         connection.quietSince = performance.now()
       })
     },
@@ -40,7 +39,7 @@ export function createConnections(): Connections {
       isClosing = true
       const began = performance.now()
       // One whose header is sent already is closed when it is quiet.
-      for (const outgoing of answers) outgoing.shouldKeepAlive = false
+      for (const { last } of connections.values()) if (last !== undefined) last.shouldKeepAlive = false
       const sweep = setInterval(() => {
         const now = performance.now()
         for (const [socket, { busy, quietSince }] of connections) if (busy === 0 && now - Math.max(quietSince, began) >= QUIET_MS) socket.destroy()

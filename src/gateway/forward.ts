@@ -85,8 +85,11 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
     if (settled) return
     settled = true
     clearTimeout(timer)
-    outgoing.off('close', left).off('drain', drained)
+    outgoing.off('close', left)
+    if (resume !== undefined) outgoing.off('drain', resume)
     if (body !== null) incoming.unpipe(body)
+    // The worker was not told what this request would have told it.
+    if (result.kind === 'unsendable') connection.said = undefined
     if (result.kind === 'done' || result.kind === 'unsendable') connection.release()
     else connection.destroy()
     const bytes = { bytesIn, bytesOut }
@@ -107,8 +110,8 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
   // The client destroys the body it was given when a request breaks; the caller's own stream must survive for the answer.
   const body = options.hasBody ? incoming.pipe(new PassThrough()) : null
   const left = () => settle({ kind: 'left' })
+  /** Made when the caller first reads more slowly than the webtask writes. */
   let resume: (() => void) | undefined
-  const drained = () => resume?.()
   outgoing.on('close', left)
 
   connection.client.dispatch(
@@ -121,7 +124,6 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
       },
       onRequestStart(controller) {
         reached = true
-        resume = () => controller.resume()
         if (settled) controller.abort(new Error('The request is over'))
       },
       onResponseStart(controller, statusCode) {
@@ -154,6 +156,7 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
         }
         if (outgoing.write(chunk)) return
         controller.pause()
+        if (resume === undefined) outgoing.on('drain', (resume = () => controller.resume()))
       },
       onResponseEnd() {
         if (settled) return
@@ -166,6 +169,5 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
       },
     },
   )
-  outgoing.on('drain', drained)
   return promise
 }

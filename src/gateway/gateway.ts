@@ -161,16 +161,13 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
           if (output.kind === 'output') log.info({ tenant, requestId: output.request, stream: output.level, line: output.line }, 'webtask.output')
           else log.warn({ tenant, dropped: output.lines }, 'webtask.output')
         },
-        async call(tenant, call) {
-          const running = invocations.find(call.request)
-          if (running === undefined || running.tenant !== tenant || running.worker !== call.worker)
-            throw new WebtaskError('forbidden', 'A token can be created only while the request that asks for it runs')
-          if (running.token === null)
+        async call(call, token) {
+          if (token === null)
             throw new WebtaskError(
               'forbidden',
               'The code was not given the token that runs it: the token must fix its code, or the request must carry webtask_share_token',
             )
-          return (await service.issue(await tokens.get(running.token), call.claims)).token
+          return (await service.issue(await tokens.get(token), call.claims)).token
         },
         ended: metrics.sandboxEnded,
       },

@@ -40,7 +40,7 @@ const SHARED_ORIGIN = new Set([
 function listed(raw: readonly string[]): Set<string> | undefined {
   let names: Set<string> | undefined
   for (let i = 0; i < raw.length; i += 2) {
-    if (raw[i]!.length !== 10 || raw[i]!.toLowerCase() !== 'connection') continue
+    if (raw[i]!.length !== 10 || raw[i]!.toLowerCase() !== 'connection' || raw[i + 1] === 'keep-alive') continue
     names ??= new Set()
     for (const name of raw[i + 1]!.split(',')) names.add(name.trim().toLowerCase())
   }

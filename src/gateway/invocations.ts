@@ -21,22 +21,12 @@ export interface InvocationRecord {
   end(status: number): void
 }
 
-/** A request that runs in a sandbox now, and on whose token the code there may act. */
-export interface Running {
-  readonly tenant: TenantId
-  readonly worker: string
-  readonly token: string | null
-}
-
 export interface Invocations {
   begin(requestId: string): InvocationRecord
-  running(requestId: string, about: Running): Disposable
-  find(requestId: string): Running | undefined
 }
 
 export function createInvocations(deps: { log: Log; metrics: Metrics }): Invocations {
   const { log, metrics } = deps
-  const inSandbox = new Map<string, Running>()
   return {
     begin(requestId) {
       const began = performance.now()
@@ -76,10 +66,5 @@ export function createInvocations(deps: { log: Log; metrics: Metrics }): Invocat
         },
       }
     },
-    running(requestId, about) {
-      inSandbox.set(requestId, about)
-      return { [Symbol.dispose]: () => void inSandbox.delete(requestId) }
-    },
-    find: (requestId) => inSandbox.get(requestId),
   }
 }

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { setImmediate } from 'node:timers/promises'
 import type { Config } from '../config.ts'
 import { WebtaskError } from '../errors.ts'
-import { encodeInvocation, INVOCATION_HEADER } from '../protocol/invocation.ts'
+import { type Circumstances, encodeInvocation, INVOCATION_HEADER, sameCircumstances } from '../protocol/invocation.ts'
 import type { WorkerEnd } from '../protocol/messages.ts'
 import { SandboxLost, WebtaskRefused } from '../sandbox/loads.ts'
 import type { Lease, Pool } from '../sandbox/pool.ts'
@@ -119,12 +119,11 @@ function droppedFrom({ host }: RunPath, target: Target): ReadonlySet<string> {
   return target.credentialsAreOurs ? OUR_CREDENTIALS : SHARED
 }
 
-/** What the worker was not loaded with, and not told before on this connection. */
-function tokenFor(connection: WorkerConnection, token: string | null): { token?: string; sameToken?: true } {
-  if (token === null) return {}
-  if (token === connection.lastToken) return { sameToken: true }
-  connection.lastToken = token
-  return { token }
+/** What the worker was not told before on this connection. */
+function changedOn(connection: WorkerConnection, circumstances: Circumstances): Circumstances | undefined {
+  if (connection.said !== undefined && sameCircumstances(connection.said, circumstances)) return undefined
+  connection.said = circumstances
+  return circumstances
 }
 
 /** Runs one webtask request: from the raw request to the end of the answer. Never throws; every failure is an answer. */
@@ -137,20 +136,16 @@ export function createInvoke(options: InvokeOptions): Invoke {
   ): string[] {
     const { target, path, connection } = about
     const headers = requestHeaders(incoming.rawHeaders, droppedFrom(path, target))
-    const { parseBody, mergeBody } = path.query
-    headers.push(
-      INVOCATION_HEADER,
-      encodeInvocation({
-        id: about.requestId,
-        base: path.base,
-        format: path.host === undefined ? 1 : 3,
-        platformUrl: path.host === undefined ? undefined : options.publicUrl(),
-        ...tokenFor(connection, path.name === undefined ? target.token : null),
-        ...(parseBody === undefined ? {} : { parseBody }),
-        ...(mergeBody === undefined ? {} : { mergeBody }),
-      }),
-    )
-    headers.push('x-forwarded-proto', forwardedProto(incoming))
+    const changed = changedOn(connection, {
+      base: path.base,
+      format: path.host === undefined ? 1 : 3,
+      platformUrl: path.host === undefined ? undefined : options.publicUrl(),
+      // A named webtask's worker was loaded with its token.
+      token: path.name === undefined && target.token !== null ? target.token : undefined,
+      parseBody: path.query.parseBody,
+      mergeBody: path.query.mergeBody,
+    })
+    headers.push(INVOCATION_HEADER, encodeInvocation(about.requestId, changed), 'x-forwarded-proto', forwardedProto(incoming))
     return headers
   }
 
@@ -255,8 +250,7 @@ export function createInvoke(options: InvokeOptions): Invoke {
     const { headers: sent } = incoming
     const { origin } = sent
     const hasBody = !target.bodyIsCode && (sent['transfer-encoding'] !== undefined || (sent['content-length'] ?? '0') !== '0')
-    using running = invocations.running(request.requestId, { tenant: path.tenant, worker: target.key, token: target.token })
-    void running
+    connection.running = { id: request.requestId, token: target.token }
     const result = await forward({
       connection,
       incoming,

@@ -5,7 +5,7 @@ import { WebtaskError } from '../errors.ts'
 import type { WebtaskSource } from '../protocol/messages.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
 import { allowsContainer, type Claims } from '../token/claims.ts'
-import { parseCodeUrl } from '../token/code-url.ts'
+import { type CodePlace, parseCodeUrl } from '../token/code-url.ts'
 import type { Keyring } from '../token/keyring.ts'
 import type { VerifiedTokens } from '../token/verified-cache.ts'
 import { authenticate } from './authenticate.ts'
@@ -54,6 +54,14 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
   const { tokens, keyring, webtasks, codes } = options
   /** What of the claims makes workers differ; computed once per verified token. */
   const identities = new WeakMap<object, string>()
+  /** Where a token's stored code is; read once per verified token. */
+  const places = new WeakMap<Claims, { place: CodePlace | undefined }>()
+
+  function placeOf(claims: Claims): CodePlace | undefined {
+    let known = places.get(claims)
+    if (known === undefined) places.set(claims, (known = { place: parseCodeUrl(claims.url ?? '') }))
+    return known.place
+  }
 
   function identity(claims: Claims, named?: NamedWebtask): string {
     const owner = named ?? claims
@@ -101,10 +109,16 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
     }
   }
 
-  /** The code behind a URL that a token or a caller names. */
+  /** The code behind a URL of somebody's server. */
   async function codeAt(tenant: TenantId, url: string, fetch: { noCache: boolean; cph: string | undefined }): Promise<Resolved> {
-    if (!url.startsWith('webtask:')) return { ...(await codes.get({ tenant, url, noCache: fetch.noCache, cph: fetch.cph })), url }
-    const place = parseCodeUrl(url)
+    return { ...(await codes.get({ tenant, url, noCache: fetch.noCache, cph: fetch.cph })), url }
+  }
+
+  /** The code that a token fixes. */
+  async function codeOf(tenant: TenantId, claims: Claims, noCache: boolean): Promise<Resolved> {
+    const url = claims.url ?? ''
+    if (!url.startsWith('webtask:')) return codeAt(tenant, url, { noCache, cph: claims.cph })
+    const place = placeOf(claims)
     const sha256 = place === undefined || place.tenant !== tenant ? undefined : await webtasks.hashAt(tenant, place.key)
     const code = sha256 === undefined ? undefined : await stored(tenant, sha256)
     if (code === undefined) throw new WebtaskError('not_found', 'The code that the token names is no longer stored')
@@ -125,7 +139,7 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
     if (webtask === undefined) throw new WebtaskError('not_found', `No webtask "${path.name}" in container "${path.tenant}"`)
     const claims = await tokens.get(webtask.token)
     const about = { path, claims, named: webtask, token: webtask.token }
-    if (webtask.sha256 === null) return target(await codeAt(path.tenant, claims.url ?? '', { noCache: path.query.noCache, cph: claims.cph }), about)
+    if (webtask.sha256 === null) return target(await codeOf(path.tenant, claims, path.query.noCache), about)
     const code = await stored(path.tenant, webtask.sha256)
     if (code === undefined) throw new WebtaskError('not_found', `The code of webtask "${path.name}" is no longer stored`)
     return target(code, about)
@@ -138,7 +152,7 @@ export function createTargets(options: TargetOptions): (incoming: IncomingMessag
     const token = claims.url !== undefined || shareToken ? text : null
     if (claims.url !== undefined) {
       if (codeUrl !== undefined) throw new WebtaskError('bad_request', 'The token fixes its code, so "webtask_url" must not be sent')
-      return target(await codeAt(path.tenant, claims.url, { noCache, cph: claims.cph }), { path, claims, token })
+      return target(await codeOf(path.tenant, claims, noCache), { path, claims, token })
     }
     if (codeUrl !== undefined) {
       if (!/^https?:/i.test(codeUrl)) throw new WebtaskError('bad_request', '"webtask_url" must be an http(s) URL')

@@ -25,8 +25,8 @@ export interface AgentLinkOptions {
   readonly log: Log
   readonly on: {
     output(output: AgentOutput): void
-    /** Answers a request of tenant code to the platform; the result or error text goes back to it. */
-    call(call: AgentCall): Promise<string>
+    /** Answers code that asks for a token while its request runs, by the token of that request; the result or error text goes back to it. */
+    call(call: AgentCall, token: string | null): Promise<string>
     /** The agent did not end a worker in time: the container must go. */
     stuck(): void
     /** No worker can be started there any more, for want of processes or memory: the container must be replaced. */
@@ -151,7 +151,7 @@ export async function openAgentLink(options: AgentLinkOptions): Promise<AgentLin
         heard: received,
         output: on.output,
         call: (call) =>
-          on.call(call).then(
+          answer(call).then(
             (value) => ({ ok: true, value }),
             (error: Error) => ({ ok: false, message: error instanceof WebtaskError ? error.message : 'The platform could not answer' }),
           ),
@@ -166,6 +166,14 @@ export async function openAgentLink(options: AgentLinkOptions): Promise<AgentLin
     })
     log.debug({ sandbox: options.id }, 'sandbox.connected')
     for (const arrived of arrivals) arrived()
+  }
+
+  async function answer(call: AgentCall): Promise<string> {
+    for (const worker of incarnations.values()) {
+      const running = worker.key === call.worker ? worker.running(call.request) : undefined
+      if (running !== undefined) return on.call(call, running.token)
+    }
+    throw new WebtaskError('forbidden', 'A token can be created only while the request that asks for it runs')
   }
 
   function makeRoom(): void {

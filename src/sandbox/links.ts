@@ -20,7 +20,7 @@ export interface LinksOptions {
   readonly households: Households
   readonly on: {
     output(tenant: TenantId, output: AgentOutput): void
-    call(tenant: TenantId, call: AgentCall): Promise<string>
+    call(call: AgentCall, token: string | null): Promise<string>
     connected(id: string): void
   }
 }
@@ -70,8 +70,7 @@ export function createLinks(options: LinksOptions): Links {
       log,
       on: {
         output: (output) => entry.tenant !== null && options.on.output(entry.tenant, output),
-        call: (call) =>
-          entry.tenant === null ? Promise.reject(new WebtaskError('forbidden', 'This sandbox has no tenant')) : options.on.call(entry.tenant, call),
+        call: options.on.call,
         stuck: () => kill(link, 'timeout'),
         exhausted: () => kill(link, 'evicted'),
         hostile: () => {

@@ -1,14 +1,22 @@
 import type net from 'node:net'
 import { Client } from 'undici'
+import type { Circumstances } from '../protocol/invocation.ts'
 import type { WorkerEnd } from '../protocol/messages.ts'
 
 /** One connection to a worker thread, one request at a time. Give it back by `release`, or break it by `destroy`. */
 export interface WorkerConnection {
   readonly client: Client
-  /** The token that was last sent on it. */
-  lastToken: string | undefined
+  /** What the worker was told last on it. */
+  said: Circumstances | undefined
+  /** The request that runs on it now, with the token on which its code may act. */
+  running: RunningRequest | undefined
   release(): void
   destroy(): void
+}
+
+export interface RunningRequest {
+  readonly id: string
+  readonly token: string | null
 }
 
 /** The gateway's end of one worker thread: its idle connections and who waits for one. */
@@ -23,6 +31,8 @@ export interface WorkerLink {
   readonly closed: boolean
   /** A free connection, at once when there is one; otherwise rejects when the caller has `left` or the worker goes first. */
   connect(left: () => AbortSignal): WorkerConnection | Promise<WorkerConnection>
+  /** The request of this id, while it runs there. */
+  running(id: string): RunningRequest | undefined
   /** The worker dialled in. */
   arrived(socket: net.Socket): void
   /** No new requests; the running ones go on. */
@@ -67,6 +77,7 @@ export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
   function giveBack(connection: Lendable): void {
     if (!connection.lent) return
     connection.lent = false
+    connection.running = undefined
     busy -= 1
     usedAt = options.now()
   }
@@ -122,7 +133,8 @@ export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
     })
     const connection: Lendable = {
       client,
-      lastToken: undefined,
+      said: undefined,
+      running: undefined,
       lent: false,
       isOpen: () => !socket.destroyed,
       release: () => {
@@ -190,6 +202,10 @@ export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
         waiting.add(waiter)
         askForMore()
       })
+    },
+    running(id) {
+      for (const { running } of live) if (running?.id === id) return running
+      return undefined
     },
     arrived,
     close,

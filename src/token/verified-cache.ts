@@ -14,8 +14,11 @@ export interface VerifiedTokens {
 /** How long a refused text is refused unread, in seconds. Time is no reason for it, as `authenticate` does not look at the clock. */
 const REFUSED_SECONDS = 10
 
+/** What the remembered tokens may take together, as texts (characters). Their claims take about as much again. */
+const AUTHENTIC_CHARS = 64 * 1024 * 1024
+
 /**
- * Remembers up to `max` authentic tokens, and as many refused texts, by SHA-256 digest. Time and revocation are checked on every
+ * Remembers up to `max` authentic tokens, and as many refused texts by SHA-256 digest. Time and revocation are checked on every
  * call; only the signature and the schema are not. Garbage never pushes out good tokens. `now` gives unix seconds.
  */
 export function createVerifiedTokens(deps: {
@@ -24,7 +27,7 @@ export function createVerifiedTokens(deps: {
   now: () => number
   max: number
 }): VerifiedTokens {
-  const authentic = new LRUCache<string, Claims>({ max: deps.max })
+  const authentic = new LRUCache<string, Claims>({ max: deps.max, maxSize: AUTHENTIC_CHARS, sizeCalculation: (_claims, text) => text.length })
   const refusedUntil = new LRUCache<string, number>({ max: deps.max })
   const underWay = new Map<string, Promise<Claims>>()
   let era = 0
@@ -44,7 +47,7 @@ export function createVerifiedTokens(deps: {
     const started = era
     try {
       const claims = await deps.authenticate(text)
-      if (started === era) authentic.set(digest, claims)
+      if (started === era) authentic.set(text, claims)
       return claims
     } catch (error) {
       if (started === era) refusedUntil.set(digest, deps.now() + REFUSED_SECONDS)
@@ -52,12 +55,16 @@ export function createVerifiedTokens(deps: {
     }
   }
 
+  const judge = (text: string): Promise<Claims> => {
+    const digest = hash('sha256', text, 'base64')
+    if ((refusedUntil.get(digest) ?? 0) > deps.now()) throw invalidToken('refused a moment ago')
+    return authenticateOnce(text, digest)
+  }
+
   return {
     async get(text) {
       if (typeof text !== 'string' || text.length > MAX_TOKEN_LENGTH) throw invalidToken('not the form of a token')
-      const digest = hash('sha256', text, 'base64')
-      if ((refusedUntil.get(digest) ?? 0) > deps.now()) throw invalidToken('refused a moment ago')
-      const claims = authentic.get(digest) ?? (await authenticateOnce(text, digest))
+      const claims = authentic.get(text) ?? (await judge(text))
       checkTimes(claims, deps.now())
       if (deps.isRevoked(claims)) throw invalidToken('revoked')
       return claims

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client, type Dispatcher } from 'undici'
 import { createFrameReader, encodeFrame, MAX_FRAME_TO_GATEWAY } from '../../src/protocol/frame.ts'
-import { encodeInvocation, type Invocation, INVOCATION_HEADER } from '../../src/protocol/invocation.ts'
+import { type Circumstances, encodeInvocation, INVOCATION_HEADER } from '../../src/protocol/invocation.ts'
 import { type FromAgent, parseFromAgent, type ToAgent, type WebtaskSource, type WorkerLimits } from '../../src/protocol/messages.ts'
 
 export interface WorkerLine {
@@ -20,7 +20,7 @@ export interface WorkerLine {
   busy: boolean
 }
 
-export interface Call extends Partial<Omit<Invocation, 'id'>> {
+export interface Call extends Partial<Circumstances> {
   readonly method?: string
   readonly path?: string
   readonly id?: string
@@ -188,12 +188,12 @@ export class FakeGateway implements AsyncDisposable {
     { method = 'GET', path = '/api/run/acme/hello', id = 'req-1', headers = {}, body = null, signal, ...more }: Call = {},
   ): Promise<Answer> {
     const line = await this.until(() => this.#take(worker))
-    const invocation: Invocation = { base: '/api/run/acme/hello', format: 1, ...more, id }
+    const circumstances: Circumstances = { base: '/api/run/acme/hello', format: 1, ...more }
     try {
       const answer = await line.client.request({
         method: method as Dispatcher.HttpMethod,
         path,
-        headers: { [INVOCATION_HEADER]: encodeInvocation(invocation), ...headers },
+        headers: { [INVOCATION_HEADER]: encodeInvocation(id, circumstances), ...headers },
         body,
         ...(signal ? { signal } : {}),
       })
