@@ -1,5 +1,5 @@
 import Docker from 'dockerode'
-import { cgroupCpuNanos } from './cgroup.ts'
+import { cgroupCpuNanos, killGroup } from './cgroup.ts'
 import { EngineFailure, type Container, type ContainerDriver } from './driver.ts'
 
 /** Longest a verb may take (ms). Peers learnt that a busy daemon takes tens of seconds for a start or a removal. */
@@ -120,6 +120,7 @@ export function createDockerDriver(): ContainerDriver {
       const stats = await unlessGone(within('stats', (abortSignal) => docker.getContainer(id).stats({ ...ask, abortSignal } as typeof ask)))
       return stats?.cpu_stats.cpu_usage.total_usage
     },
+    kill: killGroup,
     remove,
     async list(label) {
       const filters = label === undefined ? {} : { label: [label] }

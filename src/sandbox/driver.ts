@@ -48,6 +48,8 @@ export interface ContainerDriver {
   unpause(id: string): Promise<void>
   /** Nanoseconds of processor time that it has used since it started; undefined when it is gone. */
   cpuNanos(id: string): Promise<number | undefined>
+  /** Ends all its processes at once, past the engine, where the kernel lets us: an engine that hangs keeps nobody running. Never throws. */
+  kill(id: string): Promise<void>
   /** Kills and removes, whatever state it is in; a container that is gone is a success. */
   remove(id: string): Promise<void>
   /** All containers, or those with this label, running or not. */

@@ -137,7 +137,10 @@ export function createFleet(options: FleetOptions): Fleet {
   }
 
   async function discard(id: string, container: string | undefined, cause: EndCause): Promise<void> {
-    if (container !== undefined) await driver.remove(container)
+    if (container !== undefined) {
+      await driver.kill(container)
+      await driver.remove(container)
+    }
     await removeDirectories(id)
     slots.delete(id)
     containers.delete(id)

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
 import { RUNTIME, startDeployment, type Answer, type Deployment } from '../support/deployment.ts'
 import { containersOf, docker, eventually } from '../support/docker.ts'
+import { startEngineProxy } from '../support/engine-proxy.ts'
 
 const T_MS = 1_000
 const HELLO = 'module.exports = cb => cb(null, "hello")'
@@ -171,3 +173,37 @@ test('code that does not load is its own cause in the metrics, not a failure of 
   assert.match(metrics, /webtask_invocations_total\{outcome="code_invalid"\} [1-9]/)
   assert.doesNotMatch(metrics, /outcome="internal"/)
 })
+
+test(
+  'a sandbox that must go is killed at once though the engine hangs, and cleared away when it is back',
+  { skip: process.getuid?.() !== 0 && 'only root may kill past the engine' },
+  async () => {
+    await using engine = await startEngineProxy()
+    await using apart = await startDeployment({ DOCKER_HOST: engine.host, WEBTASK_PREWARMED: '0' })
+    assert.equal((await apart.run('bystander', HELLO)).text, '"hello"')
+    const before = await containersOf(apart.id, 'sandbox')
+    assert.equal((await apart.run('acme', HELLO)).text, '"hello"')
+    const mine = (await containersOf(apart.id, 'sandbox')).find(({ Id }) => !before.some((other) => other.Id === Id))!
+    const { Pid } = (await docker.getContainer(mine.Id).inspect()).State
+    const runs = () => existsSync(`/proc/${Pid}`)
+    assert.ok(runs())
+    engine.fault = () => 'stall'
+    // Whoever keeps breaking the agent's protocol has its sandbox ended; its child would burn on.
+    const attack = `require('child_process').spawn(process.execPath, ['-e', 'for (;;);'])
+      const net = require('net'), fs = require('fs')
+      const path = '/run/wt/' + fs.readdirSync('/run/wt').find((name) => name.endsWith('.sock'))
+      const body = Buffer.from(JSON.stringify({ kind: 'hello', role: 'control', version: 1 })), head = Buffer.alloc(4)
+      head.writeUInt32BE(body.length)
+      const breach = () => { const socket = net.connect(path, () => socket.write(Buffer.concat([head, body]))); socket.on('error', () => {}); socket.on('close', breach) }
+      module.exports = cb => { for (let i = 0; i < 200; i++) breach() }`
+    const attacked = performance.now()
+    const answer = await apart.run('acme', attack)
+    assert.ok(answer.status >= 500, answer.text)
+    await eventually('its processes are gone', () => !runs(), 3_000)
+    assert.ok(performance.now() - attacked < 5_000)
+    assert.equal((await apart.run('bystander', HELLO)).text, '"hello"', 'nobody else notices')
+    engine.fault = undefined
+    await eventually('its container is gone', async () => !(await containersOf(apart.id, 'sandbox')).some(({ Id }) => Id === mine.Id), 30_000)
+    assert.equal((await apart.run('acme', HELLO)).text, '"hello"')
+  },
+)
