@@ -9,8 +9,16 @@ const AT_ONCE = 4
 /** Of those, removals: they must go on in a storm of creates, or the sandboxes that make room would never be gone. */
 const REMOVALS_AT_ONCE = 2
 
-const PRIORITY = { create: 0, start: 0, unpause: 1, pause: 2, remove: 3 } as const
+/**
+ * Of those, creates and starts: making a sandbox keeps a processor busy all the while. With more of them than processors none is ready sooner,
+ * and everybody who has a sandbox waits for theirs.
+ */
+const makingAtOnce = (processors: number): number => Math.min(AT_ONCE, processors)
+
+/** What is created is started before the next is created: somebody waits for it. */
+const PRIORITY = { start: 0, create: 1, unpause: 2, pause: 3, remove: 4 } as const
 type Verb = keyof typeof PRIORITY
+const isMaking = (verb: Verb) => verb === 'create' || verb === 'start'
 
 interface Waiting {
   readonly verb: Verb
@@ -20,19 +28,24 @@ interface Waiting {
 export interface BudgetOptions {
   /** Milliseconds of any clock. */
   readonly now: () => number
+  /** Processors of this machine. */
+  readonly processors: number
   /** Resolves when a container that is being started has done with what starting costs; until then it keeps its place. */
   booted(id: string): Promise<void>
 }
 
 /** A driver whose changing verbs share one budget and one breaker. Questions are not counted: they are cheap, and tell when the engine is back. */
-export function createBudgetedDriver(driver: ContainerDriver, { now, booted }: BudgetOptions): ContainerDriver {
+export function createBudgetedDriver(driver: ContainerDriver, { now, processors, booted }: BudgetOptions): ContainerDriver {
   const waiting: Waiting[] = []
   let running = 0
   let removing = 0
+  let making = 0
   let breaker: Breaker = CLOSED
 
   const mayBegin = (verb: Verb) =>
-    running < AT_ONCE && (verb !== 'remove' || removing < REMOVALS_AT_ONCE || waiting.every((one) => one.verb === 'remove'))
+    running < AT_ONCE &&
+    (!isMaking(verb) || making < makingAtOnce(processors)) &&
+    (verb !== 'remove' || removing < REMOVALS_AT_ONCE || waiting.every((one) => one.verb === 'remove'))
 
   function beginNext(): void {
     for (;;) {
@@ -48,6 +61,7 @@ export function createBudgetedDriver(driver: ContainerDriver, { now, booted }: B
       const [next] = waiting.splice(best, 1)
       running += 1
       if (next!.verb === 'remove') removing += 1
+      if (isMaking(next!.verb)) making += 1
       next!.begin()
     }
   }
@@ -77,10 +91,13 @@ export function createBudgetedDriver(driver: ContainerDriver, { now, booted }: B
       const giveBack = () => {
         running -= 1
         if (verb === 'remove') removing -= 1
+        if (isMaking(verb)) making -= 1
         beginNext()
       }
-      if (hold === undefined) giveBack()
-      else void hold.then(giveBack)
+      if (hold !== undefined) void hold.then(giveBack)
+      // Its start comes in this turn.
+      else if (verb === 'create') setImmediate(giveBack)
+      else giveBack()
     }
   }
 

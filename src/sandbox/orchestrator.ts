@@ -1,4 +1,5 @@
 import { mkdir } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import type { Log } from '../log.ts'
 import { createBoots } from './boots.ts'
@@ -56,7 +57,7 @@ const WORN_AT_ONCE = 2
 export async function startOrchestrator(options: OrchestratorOptions): Promise<Orchestrator> {
   const { store, queue, log, deployment, runDir, now } = options
   const boots = createBoots()
-  const driver = createBudgetedDriver(options.driver, { now: () => performance.now(), booted: boots.over })
+  const driver = createBudgetedDriver(options.driver, { now: () => performance.now(), processors: availableParallelism(), booted: boots.over })
   const label = `${LABEL.deployment}=${deployment}`
   const standardMake = classKey(options.class)
   const fleet = createFleet({ ...options, driver })

@@ -40,7 +40,7 @@ const turn = () => new Promise(setImmediate)
 
 test('four things at once, creates before thaws before freezes before removals, and removals still go on', async () => {
   const { engine, running, begun, end } = startEngine()
-  const driver = createBudgetedDriver(engine, { now: () => 0, booted: async () => {} })
+  const driver = createBudgetedDriver(engine, { now: () => 0, processors: 8, booted: async () => {} })
   const all = [driver.remove('r1'), driver.remove('r2'), driver.remove('r3')]
   await turn()
   assert.deepEqual(begun, ['remove r1', 'remove r2', 'remove r3'], 'nothing else wants the engine')
@@ -59,8 +59,10 @@ test('four things at once, creates before thaws before freezes before removals, 
   assert.equal(begun.at(-1), 'remove r4', 'one place is for removals')
   end('create a')
   await turn()
+  await turn()
   assert.equal(begun.at(-1), 'unpause u')
   end('create b')
+  await turn()
   await turn()
   assert.equal(begun.at(-1), 'pause p')
   while (running.length > 0) running[0]!.end()
@@ -70,7 +72,7 @@ test('four things at once, creates before thaws before freezes before removals, 
 test('an engine that does not answer is not asked by everybody: after three failures they hear so at once', async () => {
   const { engine, begun, end } = startEngine()
   let now = 0
-  const driver = createBudgetedDriver(engine, { now: () => now, booted: async () => {} })
+  const driver = createBudgetedDriver(engine, { now: () => now, processors: 8, booted: async () => {} })
   for (const id of ['1', '2', '3']) {
     const starting = driver.start(id)
     await turn()
@@ -95,7 +97,7 @@ test('a container keeps its place until it has booted, though its start was answ
   const { engine, begun, end } = startEngine()
   const boots = new Map<string, () => void>()
   const booted = (id: string) => new Promise<void>((resolve) => boots.set(id, resolve))
-  const driver = createBudgetedDriver(engine, { now: () => 0, booted })
+  const driver = createBudgetedDriver(engine, { now: () => 0, processors: 8, booted })
   const starts = ['1', '2', '3', '4', '5'].map((id) => driver.start(id))
   await turn()
   for (const id of ['1', '2', '3', '4']) end(`start ${id}`)
@@ -111,11 +113,33 @@ test('a container keeps its place until it has booted, though its start was answ
 
 test('a refusal of the engine is an answer', async () => {
   const { engine, end } = startEngine()
-  const driver = createBudgetedDriver(engine, { now: () => 0, booted: async () => {} })
+  const driver = createBudgetedDriver(engine, { now: () => 0, processors: 8, booted: async () => {} })
   for (let i = 0; i < 5; i += 1) {
     const starting = driver.start('x')
     await turn()
     end('start x', new Error('no such container'))
     await assert.rejects(starting, /no such container/)
   }
+})
+
+test('no more sandboxes are made at a time than there are processors, each started before the next is created, and thaws pass them', async () => {
+  const { engine, begun, end } = startEngine()
+  const driver = createBudgetedDriver(engine, { now: () => 0, processors: 1, booted: async () => {} })
+  const make = async (name: string) => {
+    await driver.create(name, {})
+    await driver.start(name)
+  }
+  const made = ['a', 'b'].map(make)
+  await turn()
+  const thawed = driver.unpause('u')
+  await turn()
+  assert.deepEqual(begun, ['create a', 'unpause u'])
+  for (const step of ['create a', 'start a', 'create b', 'start b']) {
+    end(step)
+    await turn()
+    await turn()
+  }
+  assert.deepEqual(begun, ['create a', 'unpause u', 'start a', 'create b', 'start b'])
+  end('unpause u')
+  await Promise.all([...made, thawed])
 })
