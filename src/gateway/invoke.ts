@@ -86,6 +86,11 @@ function endedError(end: Exclude<WorkerEnd, 'memory'> | 'heap' | EndCause | unde
         'invocation_timeout',
         'The webtask was stopped because another of its requests ran out of time or failed outside a request',
       )
+    case 'exhausted':
+      return new WebtaskError(
+        'sandbox_crashed',
+        "The tenant's sandbox had no memory or no processes left to start a webtask, and was stopped; another of the tenant's webtasks may be the cause",
+      )
     case 'platform':
     case 'evicted':
     case 'idle':

@@ -12,6 +12,8 @@ type Other = Exclude<FromAgent, Call | Output | { kind: 'hello' }>
  * hearing it costs time that belongs to everybody.
  */
 const WORDS_BYTES = 4 * 1024 * 1024
+/** After so many bytes others have their turn first: hearing them takes a millisecond at most. */
+const TURN_BYTES = 16_384
 const CALLS = 100
 /** What an agent may leave unread (bytes): more than the largest code with its secrets. */
 const UNREAD_BYTES = 64 * 1024 * 1024
@@ -81,6 +83,9 @@ export function openControl(socket: net.Socket, options: { linesPerSecond: numbe
       // This chunk is still heard; the next waits in the sandbox.
       socket.pause()
       setTimeout(() => socket.resume(), words.wait(performance.now())).unref()
+    } else if (chunk.length >= TURN_BYTES) {
+      socket.pause()
+      setImmediate(() => socket.resume())
     }
     try {
       for (const value of reader.push(chunk)) take(parseFromAgent(value))

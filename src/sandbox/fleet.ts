@@ -136,7 +136,16 @@ export function createFleet(options: FleetOptions): Fleet {
     await driver.start(container)
   }
 
-  async function discard(id: string, container: string | undefined, cause: EndCause): Promise<void> {
+  /** Under way for the same sandbox once: its death is news to us while we are the cause of it. */
+  const discarding = new Map<string, Promise<void>>()
+
+  function discard(id: string, container: string | undefined, cause: EndCause): Promise<void> {
+    let underway = discarding.get(id)
+    if (underway === undefined) discarding.set(id, (underway = clearAway(id, container, cause).finally(() => discarding.delete(id))))
+    return underway
+  }
+
+  async function clearAway(id: string, container: string | undefined, cause: EndCause): Promise<void> {
     if (container !== undefined) {
       await driver.kill(container)
       await driver.remove(container)

@@ -72,7 +72,7 @@ export function createLinks(options: LinksOptions): Links {
         output: (output) => entry.tenant !== null && options.on.output(entry.tenant, output),
         call: options.on.call,
         stuck: () => kill(link, 'timeout'),
-        exhausted: () => kill(link, 'evicted'),
+        exhausted: () => kill(link, 'exhausted'),
         hostile: () => {
           log.warn({ sandbox: id, tenant: entry.tenant }, 'sandbox.misbehaved')
           kill(link, 'crash')

@@ -2,7 +2,7 @@ import type { TenantId } from '../tenant/tenant-id.ts'
 import type { Seat } from './seat.ts'
 
 /** Why a sandbox came to its end; reaches the caller's error, the log and the metrics. */
-export const END_CAUSES = ['idle', 'memory', 'timeout', 'crash', 'evicted', 'recycled', 'platform'] as const
+export const END_CAUSES = ['idle', 'memory', 'timeout', 'crash', 'exhausted', 'evicted', 'recycled', 'platform'] as const
 export type EndCause = (typeof END_CAUSES)[number]
 
 interface Base {

@@ -207,3 +207,36 @@ test(
     assert.equal((await apart.run('acme', HELLO)).text, '"hello"')
   },
 )
+
+test(
+  'a sandbox that has no room left for another webtask is replaced: that one is served, and those who filled it hear whose fault it was',
+  { skip: RUNTIME === 'runsc' && 'the kernel of gVisor itself ends when it is refused a thread' },
+  async () => {
+    await using small = await startDeployment({ WEBTASK_SANDBOX_PIDS: '32', WEBTASK_PREWARMED: '0' })
+    const filling = small.run(
+      'acme',
+      `module.exports = cb => {
+      const { spawn } = require('child_process')
+      const fill = () => { const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)']); child.on('error', () => setTimeout(fill, 50)); child.on('exit', fill) }
+      for (let i = 0; i < 4; i++) fill()
+    }`,
+    )
+    let ended = false
+    void filling.then(() => (ended = true))
+    await eventually(
+      'another webtask finds no room',
+      async () => {
+        assert.equal((await small.run('acme', `module.exports = cb => cb(null, "hello ${Math.random()}")`)).status, 200)
+        return ended
+      },
+      25_000,
+    )
+    const answer = await filling
+    const body = answer.json()
+    assert.deepEqual([body.error, body.fault], ['sandbox_crashed', 'tenant'], answer.text)
+    assert.match(body.message, /no memory or no processes left to start a webtask/)
+    await eventually('the metric has the cause', async () =>
+      /webtask_sandboxes_ended_total\{cause="exhausted"\} [1-9]/.test(await (await fetch(`${small.adminUrl}/metrics`)).text()),
+    )
+  },
+)
