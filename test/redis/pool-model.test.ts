@@ -54,6 +54,11 @@ const inTime = async (act: Promise<unknown>): Promise<void> => {
   await Promise.race([act.catch(() => {}), new Promise((resolve) => setTimeout(resolve, 600))])
 }
 
+/** Whose request an 'answer' ends. */
+function answering(world: World, at: { gateway: string; tenant: unknown }) {
+  return [...world.gateways.get(at.gateway)!.entries.values()].find(({ inFlight, tenant: whose }) => inFlight > 0 && whose === at.tenant)
+}
+
 async function perform(world: World, one: Command): Promise<void> {
   const seatIn = (at: { tenant: ReturnType<typeof parseTenantId>; ordinal: number }) => seatOf(householdOf(at.tenant!, null), at.ordinal)
   switch (one.do) {
@@ -71,7 +76,7 @@ async function perform(world: World, one: Command): Promise<void> {
       return
     }
     case 'answer': {
-      const entry = [...world.gateways.get(one.gateway)!.entries.values()].find(({ inFlight, tenant: whose }) => inFlight > 0 && whose === one.tenant)
+      const entry = answering(world, one)
       if (entry === undefined) return
       entry.inFlight -= 1
       entry.idleSince = world.clock
@@ -124,8 +129,8 @@ async function holds(world: World, busyBefore: readonly string[], lost: boolean)
   if (lost) return
   for (const id of busyBefore)
     assert.ok(
-      [...world.engine.values()].some(({ sandbox }) => sandbox === id),
-      'a busy container is not removed',
+      [...world.engine.values()].some(({ sandbox, running }) => sandbox === id && running),
+      'a busy container is neither killed nor removed',
     )
 }
 
@@ -143,7 +148,8 @@ test(
         await using world = await createWorld(redis, MAX)
         for (const name of ['g1', 'g2']) world.startGateway(name)
         for (const one of commands) {
-          const busy = busyIn(world)
+          const last = one.do === 'answer' ? answering(world, one) : undefined
+          const busy = busyIn(world).filter((id) => id !== last?.id || last.inFlight > 1)
           await perform(world, one)
           await holds(world, busy, one.do === 'container dies' || one.do === 'gateway dies')
         }

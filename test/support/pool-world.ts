@@ -100,6 +100,10 @@ export async function createWorld(redis: Redis, max: number): Promise<World> {
     start: (id: string) => verb('start', () => void (find(id)!.running = true)),
     pause: async (id: string) => void (find(id)!.paused = true),
     unpause: async (id: string) => void (find(id)!.paused = false),
+    kill: async (id: string) => {
+      const one = engine.get(id)
+      if (one !== undefined) one.running = false
+    },
     remove: (id: string) => verb('remove', () => void engine.delete(find(id)?.id ?? '')),
     list: async () => [...engine.values()].map((one) => ({ id: one.id, labels: one.labels, running: one.running, paused: one.paused })),
   } as unknown as ContainerDriver
