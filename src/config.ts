@@ -121,10 +121,10 @@ const SETTINGS = {
   WEBTASK_CONCURRENCY: integer(1, 1_000_000, 4096).describe(
     'Requests at once of all tenants in one gateway; more wait, in turn by the weights of their tenants',
   ),
-  WEBTASK_TENANT_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once of one tenant; more wait'),
-  WEBTASK_TENANT_QUEUE: integer(0, 100_000, 1000).describe('Requests of one tenant that may wait for their turn; more get 429'),
+  WEBTASK_TENANT_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once of one tenant in one gateway; more wait'),
+  WEBTASK_TENANT_QUEUE: integer(0, 100_000, 1000).describe('Requests of one tenant that may wait for their turn in one gateway; more get 429'),
   WEBTASK_TENANT_SANDBOXES: integer(1, 1000, 1).describe('Most sandboxes of one tenant'),
-  WEBTASK_TOKEN_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once by one token, waiting ones included; more get 429'),
+  WEBTASK_TOKEN_CONCURRENCY: integer(1, 100_000, 1000).describe('Requests at once by one token in one gateway, waiting ones included; more get 429'),
   WEBTASK_SANDBOX_REQUESTS: integer(1, 100_000, 64).describe('With more requests at once in each of its sandboxes a tenant gets another, if it may'),
   WEBTASK_INVOCATION_MS: integer(100, 3_600_000, 30_000).describe(
     'Longest time without progress: until the response begins, and between bytes of a stream (ms)',
