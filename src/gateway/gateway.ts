@@ -18,7 +18,7 @@ import { createApp } from './app.ts'
 import { createCodeCache } from './code/cache.ts'
 import { createCodeClient } from './code/fetcher.ts'
 import { createInvocations } from './invocations.ts'
-import { createInvoke } from './invoke.ts'
+import { createInvoke, type Invoke } from './invoke.ts'
 import { ensureMasterToken } from './master-token.ts'
 import { createMetrics } from './metrics.ts'
 import { createPlanBook } from './plan-book.ts'
@@ -194,7 +194,13 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   })
   const targets = createTargets({ tokens, keyring, webtasks, codes, codeMaxBytes: config.WEBTASK_CODE_BYTES, bodyTimes })
   const invoke = createInvoke({ config, pool, targets, invocations, wayOut: egress, publicUrl })
-  const app = createApp({ tokens, service, plans, invoke, domain: config.WEBTASK_DOMAIN, newRequestId: requestIds, bodyTimes })
+  // Nobody waits for a run to end: what should never be thrown must not end the process either.
+  const runAlone: Invoke = (incoming, outgoing, requestId, host) =>
+    invoke(incoming, outgoing, requestId, host).catch((error: Error) => {
+      log.error({ requestId, reason: error.stack }, 'platform.failed')
+      outgoing.destroy()
+    })
+  const app = createApp({ tokens, service, plans, invoke: runAlone, domain: config.WEBTASK_DOMAIN, newRequestId: requestIds, bodyTimes })
   let draining = false
 
   const stale = () => !isFresh(Math.max(revocations.staleSeconds(), keys.staleSeconds()), staleMaxSeconds)

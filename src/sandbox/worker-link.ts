@@ -57,6 +57,9 @@ export interface WorkerLinkOptions {
   widen(connections: number): void
 }
 
+/** Connections that a worker dials by itself. */
+const LEAST = 4
+
 export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
   const idle: Lendable[] = []
   const live = new Set<Lendable>()
@@ -82,9 +85,12 @@ export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
     usedAt = options.now()
   }
 
-  /** Asks once per size: while the asked-for connections are on their way, asking again helps nobody. */
+  /**
+   * Asks for twice as many as there are, at most: a crowd before code that answers at once is through before all of it could have dialled.
+   * Once per size: while the asked-for connections are on their way, asking again helps nobody.
+   */
   function askForMore(): void {
-    const wanted = live.size + waiting.size
+    const wanted = Math.min(live.size + waiting.size, Math.max(2 * live.size, LEAST))
     if (wanted <= asked && live.size < asked) return
     asked = wanted
     options.widen(wanted)
@@ -155,6 +161,7 @@ export function createWorkerLink(options: WorkerLinkOptions): WorkerLink {
     socket.once('close', () => forget(connection))
     live.add(connection)
     offer(connection)
+    if (waiting.size > 0) askForMore()
   }
 
   function close(): void {
