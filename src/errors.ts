@@ -6,7 +6,7 @@ export const ERRORS = {
   bad_request: { status: 400, fault: 'caller', means: 'Something in the request is malformed; the message says what' },
   token_missing: { status: 401, fault: 'caller', means: 'No token came with the request' },
   token_invalid: { status: 401, fault: 'caller', means: 'The token is not valid here, now (one answer for every reason)' },
-  forbidden: { status: 403, fault: 'caller', means: 'The token is valid but does not allow this' },
+  forbidden: { status: 403, fault: 'caller', means: 'The token is valid but does not allow this, or nobody may do it here' },
   not_found: { status: 404, fault: 'caller', means: 'No such webtask or route' },
   method_not_allowed: { status: 405, fault: 'caller', means: 'The route exists, but not for this method' },
   conflict: { status: 409, fault: 'caller', means: 'It cannot be done while something else is as it is; the message says what' },

@@ -74,6 +74,8 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
   let wholeBytes: number | undefined
   let whole: string | undefined
   let status = 0
+  /** What is still to be sent. */
+  let head: string[] | undefined
   let outcome: string | undefined
 
   function settle(
@@ -97,6 +99,23 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
     else if (result.kind === 'unsendable') resolve({ kind: 'unsendable', error: result.error, ...bytes })
     else if (result.kind === 'broken') resolve({ kind: 'broken', reached, error: result.error, ...bytes })
     else resolve({ kind: result.kind, ...bytes })
+  }
+
+  function sendHead(): boolean {
+    if (head === undefined) return true
+    try {
+      outgoing.writeHead(status, head)
+      head = undefined
+      return true
+    } catch (error) {
+      settle({ kind: 'broken', error: error as Error })
+      return false
+    }
+  }
+
+  function sendHeadAlone(): void {
+    if (settled || head === undefined || !sendHead()) return
+    outgoing.flushHeaders()
   }
 
   function check(): void {
@@ -139,11 +158,10 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
         outcome = answer.outcome
         wholeBytes = answer.contentLength
         if (wholeBytes !== undefined && wholeBytes > options.responseMaxBytes) return settle({ kind: 'response_too_large' })
-        try {
-          outgoing.writeHead(statusCode, [...answer.headers, ...options.extraHeaders(answer.allowsOrigin)])
-        } catch (error) {
-          settle({ kind: 'broken', error: error as Error })
-        }
+        head = [...answer.headers, ...options.extraHeaders(answer.allowsOrigin)]
+        // What comes with the head leaves with it, and if that is broken the caller hears so: a turn of the event loop later, when the
+        // connection has closed. A head that comes alone leaves alone.
+        if (wholeBytes === undefined || wholeBytes > ONE_WRITE_BYTES) setImmediate(setImmediate, sendHeadAlone)
       },
       onResponseData(controller, chunk) {
         if (settled) return
@@ -154,12 +172,12 @@ export function forward(options: ForwardOptions): Promise<Forwarded> {
           whole = chunk.toString('latin1')
           return
         }
-        if (outgoing.write(chunk)) return
+        if (!sendHead() || outgoing.write(chunk)) return
         controller.pause()
         if (resume === undefined) outgoing.on('drain', (resume = () => controller.resume()))
       },
       onResponseEnd() {
-        if (settled) return
+        if (settled || !sendHead()) return
         if (whole === undefined) outgoing.end()
         else endTogether(outgoing, whole)
         settle({ kind: 'done' })

@@ -249,7 +249,10 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     subscriber.on('ready', resync)
     await plans.refresh()
     await pool.resync()
-    const timer = setInterval(() => pool.resync().catch(() => {}), RESYNC_MS)
+    const timer = setInterval(() => {
+      pool.resync().catch(() => {})
+      plans.refresh().catch(() => {})
+    }, RESYNC_MS)
     starting.defer(() => clearInterval(timer))
   }
 

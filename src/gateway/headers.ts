@@ -34,7 +34,14 @@ const SHARED_ORIGIN = new Set([
   'set-login',
   'secure-session-registration',
   'secure-session-challenge',
+  'sec-session-registration',
+  'sec-session-challenge',
+  // A dictionary is used for whatever paths of the origin it names.
+  'use-as-dictionary',
 ])
+
+/** Orders to a proxy before us, which nginx and others take from whatever answers behind them: which file to send, where to go on. */
+const PROXY_ORDERS = /^x-(?:accel-(?!buffering$)|sendfile|lighttpd-|reproxy-)/
 
 /** Headers named by `Connection` are hop-by-hop too. */
 function listed(raw: readonly string[]): Set<string> | undefined {
@@ -77,7 +84,7 @@ export interface ResponseHeaders {
 
 /**
  * Webtask → caller: flat name/value list without hop-by-hop and `x-wt-*` headers, without `x-request-id`, which is ours
- * to say, and without what reaches beyond the tenant's own `host`, or beyond one answer where there is none.
+ * to say, without orders to a proxy before us, and without what reaches beyond the tenant's own `host`, or beyond one answer where there is none.
  */
 export function responseHeaders(raw: readonly (Buffer | string)[], host: string | undefined): ResponseHeaders {
   const headers: string[] = []
@@ -89,7 +96,8 @@ export function responseHeaders(raw: readonly (Buffer | string)[], host: string 
   for (let i = 0; i < text.length; i += 2) {
     const name = text[i]!.toLowerCase()
     if (name === OUTCOME_HEADER) outcome = text[i + 1]
-    if (HOP_BY_HOP.has(name) || name === 'x-request-id' || name.startsWith('x-wt-') || connection?.has(name)) continue
+    if (HOP_BY_HOP.has(name) || connection?.has(name)) continue
+    if (name.startsWith('x-') && (name === 'x-request-id' || name.startsWith('x-wt-') || PROXY_ORDERS.test(name))) continue
     if (SHARED_ORIGIN.has(name) && (host === undefined || !staysOnHost({ name, value: text[i + 1]! }, host))) continue
     if (name === 'access-control-allow-origin') allowsOrigin = true
     if (name === 'content-length') contentLength = Number(text[i + 1])

@@ -190,6 +190,9 @@ export function createInvoke(options: InvokeOptions): Invoke {
       const path = host === undefined ? parseRunPath(incoming.url ?? '/') : parseHostPath(incoming.url ?? '/', host)
       record.tenant = path.tenant
       record.name = path.name
+      // Its scope would be the folder of its URL, and so the pages of every tenant, for as long as the browser keeps it.
+      if (host === undefined && incoming.headers['service-worker'] !== undefined)
+        throw new WebtaskError('forbidden', 'A service worker cannot come from the origin that tenants share: it would rule the pages of all of them')
       const target = await targets(incoming, path)
       record.mark('auth')
       for (let attempt = 1; ; attempt += 1) {

@@ -9,6 +9,7 @@ const OF_ONE_HOST: ReadonlySet<string> = new Set([
   'accept-ch',
   'critical-ch',
   'set-login',
+  'use-as-dictionary',
 ])
 /** What `Clear-Site-Data` clears of one origin. `"cookies"`, and so `"*"`, clears those of the whole registrable domain. */
 const OF_ONE_ORIGIN: ReadonlySet<string> = new Set(['"cache"', '"storage"', '"executionContexts"'])

@@ -1,8 +1,10 @@
+import path from 'node:path'
 import { defaultPlan, leastMemoryMib, type Config } from '../config.ts'
 import { parseOutboundRules, type OutboundRules } from '../egress/outbound-rules.ts'
 import type { Redis } from '../redis.ts'
 import type { EngineFacts } from '../sandbox/store.ts'
 import type { Plan } from '../tenant/plan.ts'
+import { openPlanFile } from '../tenant/plan-file.ts'
 import { createPlans, type Plans } from '../tenant/plans.ts'
 import type { TenantId } from '../tenant/tenant-id.ts'
 import { isInWindow, windowProblem } from '../tenant/warm-window.ts'
@@ -46,7 +48,14 @@ export function createPlanBook(options: {
     return windowProblem(plan.warmWindow, plan.timezone)
   }
 
-  const plans = createPlans({ redis, prefix, fallback: defaultPlan(config), problem, changed: options.changed })
+  const plans = createPlans({
+    redis,
+    prefix,
+    file: openPlanFile(path.join(config.WEBTASK_DATA_DIR, 'plans.json')),
+    fallback: defaultPlan(config),
+    problem,
+    changed: options.changed,
+  })
   return {
     plans,
     rulesOf(tenant) {

@@ -1,6 +1,6 @@
 /** Pause between two looks at the processor time of all sandboxes (ms). */
 const LOOK_MS = 250
-/** A sandbox with nothing to do uses less of one processor than this. gVisor's kernel alone takes 2 to 3 %, also while the code is paused. */
+/** A sandbox with nothing to do uses less of one processor than this. gVisor's kernel alone takes 3 to 4 %, also while the code is paused. */
 const IDLE_SHARE = { runc: 0.01, runsc: 0.06 } as const
 /** So many looks in a row: what a runtime does for itself comes in short bursts. */
 const IN_A_ROW = 3

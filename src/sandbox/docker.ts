@@ -54,7 +54,7 @@ export function createDockerDriver(): ContainerDriver {
   /** Already so, or gone, is as good as done. */
   async function settled(act: Promise<unknown>): Promise<void> {
     await act.catch((error: Error) => {
-      if (!isStatus(error, 304, 404, 409) && !/is (already|not) paused|not running/.test(error.message)) throw error
+      if (!isStatus(error, 304, 404, 409) && !/(already|not) paused|not running/.test(error.message)) throw error
     })
   }
 

@@ -232,6 +232,7 @@ describe('code that fails while it answers', () => {
     ['two lengths', 'HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 5'],
     ['a length and chunks at once', 'HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked'],
     ['a length that is no number', 'HTTP/1.1 200 OK\r\ncontent-length: abc'],
+    ['a chunk that is none behind it', 'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'],
     ['bare line feeds', 'HTTP/1.1 200 OK\nx-a: 1'],
   ]
   for (const [what, head] of heads) {

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import net from 'node:net'
 import { once } from 'node:events'
+import path from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { RUNTIME, startDeployment, type Answer, type Deployment } from '../support/deployment.ts'
+import { Redis } from 'ioredis'
+import { RUNTIME, startDeployment, startGatewayBeside, type Answer, type Deployment } from '../support/deployment.ts'
 import { containersOf, docker, eventually } from '../support/docker.ts'
 
 const HELLO = 'module.exports = cb => cb(null, "hello")'
@@ -237,4 +239,30 @@ test('plans and who has them survive a restart', async () => {
   await using second = await startDeployment({ WEBTASK_PREWARMED: '0' }, { dataDir: first.dataDir })
   const answer = await second.ask('/api/tenants/acme', { token: second.master })
   assert.deepEqual([answer.json().plan.name, answer.json().plan.weight], ['gold', 7])
+})
+
+test('a Redis that loses everything takes nobody out of a plan, whoever changes one next, and whatever starts anew', async () => {
+  await using first = await startDeployment({ WEBTASK_PREWARMED: '0' })
+  const put = (pathname: string, body: unknown) => first.ask(`/api/${pathname}`, { method: 'PUT', token: first.master, body })
+  const flush = async () => {
+    const redis = new Redis(path.join(first.runDir, 'redis/redis.sock'))
+    await redis.flushall()
+    redis.disconnect()
+  }
+  assert.equal((await put('plans/tight', { weight: 3, egress: 'deny *:*' })).status, 200)
+  assert.equal((await put('tenants/acme', { plan: 'tight' })).status, 200)
+  await flush()
+  assert.equal((await put('plans/unrelated', { weight: 2 })).status, 200)
+  assert.equal((await first.ask('/api/tenants/acme', { token: first.master })).json().plan.name, 'tight')
+  await using beside = await startGatewayBeside(first)
+  assert.equal(
+    ((await (await fetch(`${beside.url}/api/tenants/acme`, { headers: { authorization: `Bearer ${first.master}` } })).json()) as any).plan.name,
+    'tight',
+  )
+  await flush()
+  await first.stop('SIGINT')
+  await using second = await startDeployment({ WEBTASK_PREWARMED: '0' }, { dataDir: first.dataDir })
+  const answer = await second.ask('/api/tenants/acme', { token: second.master })
+  assert.deepEqual([answer.json().plan.name, answer.json().plan.weight], ['tight', 3])
+  assert.equal((await second.ask('/api/plans/unrelated', { token: second.master })).status, 200)
 })

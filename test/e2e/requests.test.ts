@@ -296,6 +296,24 @@ describe('streaming', () => {
     assert.equal((await reader.read()).done, true)
   })
 
+  test('status and headers arrive before there is anything of the body', async () => {
+    await runtime.issue({
+      ten: 'acme',
+      jtn: 'head-first',
+      code: `let finish
+      module.exports = (ctx, req, res) => {
+        if (ctx.query.finish) { finish(); return res.end() }
+        res.writeHead(202, { 'content-type': 'text/event-stream' })
+        res.flushHeaders()
+        finish = () => res.end('all')
+      }`,
+    })
+    const response = await fetch(`${runtime.url}/api/run/acme/head-first`, { signal: AbortSignal.timeout(5_000) })
+    assert.equal(response.status, 202)
+    assert.equal((await runtime.ask('/api/run/acme/head-first?finish=1')).status, 200)
+    assert.equal(await response.text(), 'all')
+  })
+
   const GIB = 2 ** 30
   const MEGABYTE = Buffer.alloc(2 ** 20, 'x')
 
@@ -573,7 +591,16 @@ describe('headers', () => {
   })
 
   test('a webtask cannot change what belongs to the whole origin', async () => {
-    const names = ['Clear-Site-Data', 'Service-Worker-Allowed', 'Strict-Transport-Security', 'Alt-Svc', 'NEL', 'Report-To']
+    const names = [
+      'Clear-Site-Data',
+      'Service-Worker-Allowed',
+      'Strict-Transport-Security',
+      'Alt-Svc',
+      'NEL',
+      'Report-To',
+      'Use-As-Dictionary',
+      'Sec-Session-Registration',
+    ]
     await runtime.issue({
       ten: 'acme',
       jtn: 'origin-wide',
@@ -581,6 +608,29 @@ describe('headers', () => {
     })
     const { headers } = await send('/api/run/acme/origin-wide')
     for (const name of names) assert.equal(headers[name.toLowerCase()], undefined, name)
+  })
+
+  test('a script of a webtask is no service worker: that would rule the pages of all tenants', async () => {
+    await runtime.issue({
+      ten: 'acme',
+      jtn: 'script',
+      code: `module.exports = (ctx, req, res) => res.writeHead(200, { 'content-type': 'text/javascript' }).end('1')`,
+    })
+    assert.equal((await send('/api/run/acme/script')).status, 200)
+    const refused = await send('/api/run/acme/script', { headers: { 'service-worker': 'script' } })
+    assert.deepEqual([refused.status, refused.json().error], [403, 'forbidden'])
+  })
+
+  test('orders to a proxy before us stay with the webtask, but the one that asks for no buffering', async () => {
+    const orders = ['X-Accel-Redirect', 'X-Accel-Expires', 'X-Sendfile', 'X-Lighttpd-Send-File', 'X-Reproxy-URL']
+    await runtime.issue({
+      ten: 'acme',
+      jtn: 'orders',
+      code: `module.exports = (ctx, req, res) => { for (const name of ${JSON.stringify([...orders, 'X-Accel-Buffering'])}) res.setHeader(name, 'no'); res.end() }`,
+    })
+    const { headers } = await send('/api/run/acme/orders')
+    for (const name of orders) assert.equal(headers[name.toLowerCase()], undefined, name)
+    assert.equal(headers['x-accel-buffering'], 'no')
   })
 
   test('hop-by-hop headers end at the front door, in both directions', async () => {
