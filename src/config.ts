@@ -72,7 +72,10 @@ const SETTINGS = {
     .describe(
       'Domain below which each tenant has a host of its own, such as `run.example.com`: `https://{container}.run.example.com/{name}` runs a named webtask. Default: no such hosts',
     ),
-  WEBTASK_DATA_DIR: text.default('data').describe('Keys and code cache; made with mode 0700'),
+  WEBTASK_DATA_DIR: text
+    .regex(/^(?!\/(?:proc|sys)(?:\/|$))/, 'must be on a disk, not below /proc or /sys')
+    .default('data')
+    .describe('Keys and code cache; made with mode 0700'),
   WEBTASK_RUN_DIR: text
     .optional()
     .describe('Sockets between the parts. Default: a directory of this deployment under /run/webtask (root) or the temporary directory'),
@@ -200,6 +203,9 @@ export function parseConfig(env: Readonly<Record<string, string | undefined>>): 
     if (memory < least)
       problems.push(`WEBTASK_SANDBOX_MEMORY_MIB: ${workers} loaded webtasks (WEBTASK_WORKERS_MAX) need at least ${least} (got "${memory}")`)
     if (heap > memory) problems.push(`WEBTASK_WORKER_HEAP_MIB: must not be over WEBTASK_SANDBOX_MEMORY_MIB (got "${heap}")`)
+    const { WEBTASK_PORT: port, WEBTASK_ADMIN_PORT: adminPort, WEBTASK_PREWARMED: ready, WEBTASK_PREWARMED_MAX: most } = parsed.data
+    if (port !== 0 && port === adminPort) problems.push(`WEBTASK_ADMIN_PORT: must not be WEBTASK_PORT (got "${adminPort}")`)
+    if (most !== undefined && ready > most) problems.push(`WEBTASK_PREWARMED_MAX: must not be below WEBTASK_PREWARMED, ${ready} (got "${most}")`)
     const { WEBTASK_DOMAIN: domain, WEBTASK_PUBLIC_URL: publicUrl } = parsed.data
     if (domain !== undefined && publicUrl !== undefined && new URL(publicUrl).hostname.endsWith(`.${domain}`))
       problems.push(`WEBTASK_PUBLIC_URL: must not be below WEBTASK_DOMAIN, where all hosts are tenants' (got "${publicUrl}")`)

@@ -18,7 +18,8 @@ export function describe(thrown: unknown): Description {
   const isObject = (typeof thrown === 'object' && thrown !== null) || typeof thrown === 'function'
   const text = asText(thrown)
   if (!isObject) return { details: text, message: text }
-  const message = readText(thrown, 'message') ?? text
+  // As text, an object that is no error says nothing.
+  const message = readText(thrown, 'message') ?? (text === '[object Object]' ? (readText(thrown, 'error') ?? asJson(thrown)) : undefined) ?? text
   const name = readText(thrown, 'name')
   const stack = readText(thrown, 'stack')
   return {
@@ -42,7 +43,7 @@ function isPlatformFrame(line: string): boolean {
   return line.includes(AGENT_DIR) || /node:(internal\/|diagnostics_channel:|vm:|_http_server:|events:)/.test(line)
 }
 
-function readText(holder: unknown, key: 'message' | 'name' | 'stack'): string | undefined {
+function readText(holder: unknown, key: 'message' | 'name' | 'stack' | 'error'): string | undefined {
   try {
     const value = (holder as Record<string, unknown>)[key]
     return typeof value === 'string' ? value.slice(0, MAX_TEXT) : undefined
@@ -59,11 +60,16 @@ function asText(thrown: unknown): string {
   }
 }
 
-function asData(thrown: unknown): unknown {
+function asJson(thrown: unknown): string | undefined {
   try {
     const json = stringify(thrown)
-    return json !== undefined && json.length <= MAX_TEXT ? parse(json) : undefined
+    return json !== undefined && json.length <= MAX_TEXT ? json : undefined
   } catch {
     return undefined
   }
+}
+
+function asData(thrown: unknown): unknown {
+  const json = asJson(thrown)
+  return json === undefined ? undefined : parse(json)
 }

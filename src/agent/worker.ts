@@ -1,4 +1,5 @@
 /** Entry point of a worker thread: one webtask, loaded once, serving its own connections until it is ended. */
+import './guard.ts'
 import type { MessagePort } from 'node:worker_threads'
 import { answerFailure } from './answer.ts'
 import { backgroundWork, whenBackgroundEnds } from './background.ts'

@@ -29,18 +29,48 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   runtimes,
 }
 
-const { values, positionals } = parseArgs({
-  options: { json: { type: 'boolean', default: false }, quick: { type: 'boolean', default: false }, minutes: { type: 'string' } },
-  allowPositionals: true,
-})
-const minutes = values.minutes === undefined ? undefined : Number(values.minutes)
-const unknown = positionals.filter((name) => !Object.hasOwn(BENCHES, name))
-if (unknown.length > 0) throw new Error(`No such bench: "${unknown.join('", "')}"; there are ${Object.keys(BENCHES).join(', ')}`)
-if (minutes !== undefined && !(minutes > 0)) throw new Error(`"--minutes" takes a number, not "${values.minutes}"`)
+const HELP = `Usage: npm run bench [-- name… --options]
 
-const rows: Row[] = []
-for (const [name, bench] of Object.entries(BENCHES))
-  if (positionals.length === 0 || positionals.includes(name))
-    rows.push(...(await bench({ quick: values.quick, minutes, progress: (text) => process.stderr.write(`${text}\n`) })))
-process.stdout.write(values.json ? `${JSON.stringify(rows, null, 2)}\n` : table(rows))
-process.exitCode = rows.every((row) => row.met) ? 0 : 1
+Measures a runtime of its own beside what it is compared with, and prints a table. Ends with 1 when a target is missed.
+Names: ${Object.keys(BENCHES).join(' ')}
+
+  --quick        fewer rounds
+  --minutes N    how long churn goes on (10)
+  --json         everything, for programs
+  --help         this text`
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    options: {
+      json: { type: 'boolean', default: false },
+      quick: { type: 'boolean', default: false },
+      minutes: { type: 'string' },
+      help: { type: 'boolean' },
+    },
+    allowPositionals: true,
+  })
+  const minutes = values.minutes === undefined ? undefined : Number(values.minutes)
+  const unknown = positionals.filter((name) => !Object.hasOwn(BENCHES, name))
+  if (values.help) {
+    console.log(HELP)
+    return 0
+  }
+  if (unknown.length > 0) throw new UsageError(`No such bench: "${unknown.join('", "')}"`)
+  if (minutes !== undefined && !(minutes > 0)) throw new UsageError(`"--minutes" takes a number, not "${values.minutes}"`)
+  const rows: Row[] = []
+  for (const [name, bench] of Object.entries(BENCHES))
+    if (positionals.length === 0 || positionals.includes(name))
+      rows.push(...(await bench({ quick: values.quick, minutes, progress: (text) => process.stderr.write(`${text}\n`) })))
+  process.stdout.write(values.json ? `${JSON.stringify(rows, null, 2)}\n` : table(rows))
+  return rows.every((row) => row.met) ? 0 : 1
+}
+
+class UsageError extends Error {}
+
+try {
+  process.exitCode = await main()
+} catch (error) {
+  const isUsage = error instanceof UsageError || (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS') === true
+  console.error(isUsage ? `${(error as Error).message}\n\n${HELP}` : error)
+  process.exitCode = isUsage ? 2 : 1
+}

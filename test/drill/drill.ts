@@ -48,7 +48,11 @@ const { values, positionals } = parseArgs({
 const all = [...PROCESS_DRILLS, ...OUTAGE_DRILLS, ...UPGRADE_DRILLS]
 if (values.help) console.log(HELP)
 else if (values.list) for (const { name } of all) console.log(name)
-else process.exitCode = await main(all.filter(({ name }) => positionals.length === 0 || positionals.some((word) => name.includes(word))))
+else {
+  const wanted = all.filter(({ name }) => positionals.length === 0 || positionals.some((word) => name.includes(word)))
+  if (wanted.length === 0) console.error(`No drill has "${positionals.join('" or "')}" in its name; --list shows all`)
+  process.exitCode = wanted.length === 0 ? 2 : await main(wanted)
+}
 
 async function main(drills: readonly Drill[]): Promise<number> {
   const rows: Row[] = []

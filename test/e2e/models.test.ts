@@ -334,3 +334,25 @@ describe('create_token', () => {
     assert.match((await ask()).json().refused, /may not issue/)
   })
 })
+
+test("code does not get into the supervisor, where its tenant's other secrets pass, by the inspector of any thread", async () => {
+  const looks = `
+    const told = {}
+    const attempt = (name, act) => { try { told[name] = act() } catch (error) { told[name] = error.code ?? error.name } }
+    attempt('inspector', () => { const session = new (require('inspector').Session)(); session.connectToMainThread(); return 'connected' })
+    attempt('promises', () => { const session = new (require('inspector/promises').Session)(); session.connectToMainThread(); return 'connected' })
+    attempt('binding', () => typeof process.binding('inspector').MainThreadConnection)`
+  const code = `const { Worker } = require('worker_threads')
+    const looks = ${JSON.stringify(looks)}
+    const inThread = (options, Kind = Worker) => new Promise((resolve, reject) => new Kind(looks + "; require('worker_threads').parentPort.postMessage(told)", { eval: true, ...options }).once('message', resolve).once('error', reject))
+    module.exports = async () => {
+      ${looks}
+      const threads = [await inThread(), await inThread({ execArgv: [] }), await inThread({ env: { NODE_OPTIONS: '' } }), await inThread({}, Worker.prototype.constructor), await inThread({}, class extends Worker {})]
+      return { own: told, threads }
+    }`
+  const answer = await runtime.run('acme', code)
+  assert.equal(answer.status, 200, answer.text)
+  const { own, threads } = answer.json()
+  const refused = { inspector: 'TypeError', promises: 'TypeError', binding: 'undefined' }
+  for (const thread of [own, ...threads]) assert.deepEqual(thread, refused)
+})

@@ -57,6 +57,12 @@ interface Wanted {
 
 const progress = (text: string) => process.stderr.write(`${text}\n`)
 
+/** Every group with each of its cases. */
+function names(): (readonly [group: string, name: string])[] {
+  const all = Object.entries({ ...WEBTASKS, ...EXCHANGES }).flatMap(([group, cases]) => cases.map(({ name }) => [group, name] as const))
+  return [...all, ['code', 'code from inner places'], ['held', 'connections that are held']]
+}
+
 /** All trials that are wanted, one after another. */
 async function* trials(arena: Arena, { wanted, quick }: { wanted: Wanted; quick: boolean }): AsyncGenerator<Trial> {
   const facts = await prepareFacts(arena)
@@ -109,6 +115,10 @@ async function main(): Promise<number> {
   const only = [...values.only, ...positionals]
   const wanted: Wanted = (group, name) => only.length === 0 || only.some((word) => word === group || name.includes(word))
   const done: Trial[] = []
+  if (only.length > 0 && !names().some(([group, name]) => wanted(group, name))) {
+    process.stderr.write(`Nothing is named "${only.join('" or "')}"\n\n${HELP}\n`)
+    return 2
+  }
   await using arena = await openArena({ runtime: values.runtime })
   progress(`The victim's p99 without an attack: ${arena.quietP99().toFixed(1)} ms`)
   for await (const trial of trials(arena, { wanted, quick: values.quick })) {
