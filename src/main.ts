@@ -129,6 +129,7 @@ async function startOrchestratorRole(options: {
       prewarmed: { min: config.WEBTASK_PREWARMED, max: config.WEBTASK_PREWARMED_MAX ?? 4 * config.WEBTASK_PREWARMED },
       ageMs: config.WEBTASK_SANDBOX_AGE_SECONDS * 1000,
       memoryHighPercent: config.WEBTASK_SANDBOX_MEMORY_HIGH_PERCENT,
+      frozenMs: Math.max(0, config.WEBTASK_SANDBOX_IDLE_SECONDS - config.WEBTASK_SANDBOX_PAUSE_SECONDS) * 1000,
       drainMs: config.WEBTASK_STREAM_MS + DRAIN_SLACK_MS,
       sandboxesMax: config.WEBTASK_SANDBOXES_MAX,
       removeOnStop: options.removeOnStop,

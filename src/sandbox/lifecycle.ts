@@ -10,8 +10,6 @@ export type LifecycleJob =
   | { readonly kind: 'provision'; readonly tenant: TenantId | null; readonly seat: Seat | null; readonly make: string }
   /** Freeze or thaw it, as its record says by then. */
   | { readonly kind: 'settle'; readonly id: string }
-  /** Retire it if it is still paused since that generation. */
-  | { readonly kind: 'expire'; readonly id: string; readonly generation: number }
   | { readonly kind: 'retire'; readonly id: string; readonly cause: EndCause }
 
 /** Jobs at once: what they ask of the engine waits its turn there (`budgeted.ts`). */
@@ -37,8 +35,8 @@ export interface LifecycleQueue extends AsyncDisposable {
   provision(wanted: { seat: Seat; tenant: TenantId; make: string }): Promise<void>
   /** Asks for one prewarmed sandbox of that class. */
   replenish(make: string): Promise<void>
-  /** Asks to freeze it, and to retire it if it is not used for `idleMs` from now. */
-  pause(sandbox: { id: string; generation: number }, idleMs: number): Promise<void>
+  /** Asks to freeze it. */
+  pause(id: string): Promise<void>
   /** Asks to thaw it. */
   resume(id: string): Promise<void>
   retire(id: string, cause: EndCause): Promise<void>
@@ -63,9 +61,8 @@ export function openLifecycleQueue(options: { redisUrl: string; prefix: string }
     async replenish(make) {
       await queue.add('replenish', { kind: 'provision', seat: null, tenant: null, make }, { priority: PRIORITY.replenish })
     },
-    async pause({ id, generation }, idleMs) {
+    async pause(id) {
       await queue.add('pause', { kind: 'settle', id }, { priority: PRIORITY.pause })
-      await queue.add('expire', { kind: 'expire', id, generation }, { priority: PRIORITY.retire, delay: idleMs })
     },
     async resume(id) {
       await queue.add('resume', { kind: 'settle', id }, { priority: PRIORITY.resume })

@@ -11,7 +11,7 @@ import { createFleet } from './fleet.ts'
 import { startLifecycleWorker, type LifecycleJob, type LifecycleQueue } from './lifecycle.ts'
 import { isWorn } from './policy.ts'
 import { createReconcile, SUSPECT_MS } from './reconcile.ts'
-import { transition, type Sandbox } from './sandbox.ts'
+import { transition, type EndCause, type Sandbox } from './sandbox.ts'
 import { classKey, LABEL, type SandboxClass } from './spec.ts'
 import { createStock } from './stock.ts'
 import type { SandboxNews, SandboxStore } from './store.ts'
@@ -33,6 +33,8 @@ export interface OrchestratorOptions {
   /** Sandboxes older than this, or with more of their memory in use, are replaced. */
   readonly ageMs: number
   readonly memoryHighPercent: number
+  /** What is frozen is retired after so long (ms). */
+  readonly frozenMs: number
   /** What drains has this long (ms). */
   readonly drainMs: number
   /** Remove all sandboxes when disposed. */
@@ -96,11 +98,7 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
   async function handle(job: LifecycleJob): Promise<void> {
     if (job.kind === 'provision') return provision(job)
     if (job.kind === 'settle') return fleet.settle(job.id)
-    if (job.kind === 'expire') {
-      const record = await store.read(job.id)
-      if (record?.state !== 'paused' || record.generation !== job.generation) return
-    }
-    await fleet.retire(job.id, job.kind === 'retire' ? job.cause : 'idle')
+    await fleet.retire(job.id, job.cause)
     await topUp()
   }
 
@@ -108,7 +106,7 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
     if (!stopping) await stock.topUp()
   }
 
-  /** Those that have served their time: gateways replace what is in use, the rest just goes. */
+  /** Those that have served their time or that nobody came back to: gateways replace what is in use, the rest just goes. */
   async function wear(): Promise<void> {
     const used = new Map<string, number>()
     for (const { id, container } of fleet.known()) used.set(id, (await cgroupMemoryBytes(container)) ?? 0)
@@ -116,18 +114,22 @@ export async function startOrchestrator(options: OrchestratorOptions): Promise<O
       const limit = Number(record.make.split('-')[1]) * 1024 * 1024
       return (used.get(record.id) ?? 0) > (limit * options.memoryHighPercent) / 100
     }
-    const worn = (await store.list()).filter(
+    const records = await store.list()
+    const worn = records.filter(
       (record) =>
         isWorn(record, { spec: fleet.specOf(record.make), ageMs: options.ageMs, now: now() }) ||
         ((record.state === 'warm' || record.state === 'paused') && isTooFull(record)),
     )
     for (const record of worn.filter(({ state }) => state === 'warm').slice(0, WORN_AT_ONCE))
       await store.publish({ kind: 'worn', id: record.id, spec: fleet.specOf(record.make) })
-    for (const record of worn) {
-      if (record.state !== 'prewarmed' && record.state !== 'paused') continue
-      const draining = transition(record, { kind: 'retired', cause: 'recycled', at: now() })
-      if (draining !== undefined && (await store.swap(record, draining)) === 'swapped') await queue.retire(record.id, 'recycled')
-    }
+    for (const record of worn) if (record.state === 'prewarmed' || record.state === 'paused') await retire(record, 'recycled')
+    // Looked for, not queued beforehand: most that are frozen are thawed or make room long before their time.
+    for (const record of records) if (record.state === 'paused' && now() - record.pausedAt >= options.frozenMs) await retire(record, 'idle')
+  }
+
+  async function retire(record: Sandbox, cause: EndCause): Promise<void> {
+    const draining = transition(record, { kind: 'retired', cause, at: now() })
+    if (draining !== undefined && (await store.swap(record, draining)) === 'swapped') await queue.retire(record.id, cause)
   }
 
   function guarded(act: () => Promise<void>): void {

@@ -74,7 +74,7 @@ export function createUpkeep(options: UpkeepOptions): Upkeep {
     households.unserve(entry)
     if ((await store.swap(record, next)) !== 'swapped' || next.state !== 'paused') return
     log.info({ sandbox: entry.id, tenant: next.tenant }, 'sandbox.paused')
-    await queue.pause(next, Math.max(0, options.idleMs - ms))
+    await queue.pause(next.id)
   }
 
   return {
